@@ -1,0 +1,5 @@
+package ec2sim
+
+import "net/http"
+
+func (s *Sim) routeControl(*http.ServeMux) {}
