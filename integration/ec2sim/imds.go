@@ -32,6 +32,14 @@ const (
 	IMDSRubbish      IMDSFault = "rubbish" // 200, and what no parser wants
 )
 
+func (f IMDSFault) valid() bool {
+	switch f {
+	case "", IMDSAbsent, IMDSSlow, IMDSUnauthorized, IMDSNotFound, IMDSError, IMDSRubbish:
+		return true
+	}
+	return false
+}
+
 // Metadata is an instance's IMDSv2, which alone it speaks: without a token it
 // answers 401
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html).

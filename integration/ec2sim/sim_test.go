@@ -207,4 +207,3 @@ func TestInstanceKnowsItself(t *testing.T) {
 		t.Errorf("%d calls by the instance, want 1", got)
 	}
 }
-

@@ -203,3 +203,13 @@ func (i *Injection) Await(done <-chan struct{}) {
 		i.waiting--
 	}
 }
+
+// Valid tells whether there is such a kind.
+func (k Kind) Valid() bool {
+	switch k {
+	case StuckAttaching, NoDevice, DeviceFirst, KeyRefused, BusyDetach,
+		APIError, RequestLost, ReplyLost, Duplicate, Stale, Hold:
+		return true
+	}
+	return false
+}
