@@ -1,7 +1,6 @@
 package ec2sim_test
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -10,7 +9,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	"github.com/aws/smithy-go"
 	"github.com/volpool/volpool/integration/ec2sim"
 	"github.com/volpool/volpool/integration/ec2sim/cloud"
 )
@@ -83,13 +81,6 @@ func attachmentState(sim *ec2sim.Sim, volume string) string {
 	}
 	if v.State != cloud.Available {
 		return v.State
-	}
-	return ""
-}
-
-func code(err error) string {
-	if e, ok := errors.AsType[smithy.APIError](err); ok {
-		return e.ErrorCode()
 	}
 	return ""
 }
