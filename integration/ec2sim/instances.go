@@ -90,8 +90,8 @@ func (s *Sim) Stop(id string) error {
 	return s.await(id, cloud.Stopped)
 }
 
-// StartAgain starts a stopped instance and waits until it runs.
-func (s *Sim) StartAgain(id string) error {
+// Start starts a stopped instance and waits until it runs.
+func (s *Sim) Start(id string) error {
 	if _, err := s.Cloud.StartInstances([]string{id}); err != nil {
 		return err
 	}
