@@ -243,6 +243,9 @@ func TestModifyGrowsInTheEnd(t *testing.T) {
 
 func TestPagesAndFilters(t *testing.T) {
 	w := newWorld(t, ec2sim.Timing{})
+	o := w.Options() // large answers need the SDK's retries, see gate.go
+	o.RetryMaxAttempts = 5
+	w.Client = ec2.New(o)
 	var want []string
 	for n := range 23 {
 		want = append(want, createVolume(t, w.sim, ec2sim.CreateVolumeInput{SizeGiB: n + 1, Tags: map[string]string{"Name": fmt.Sprintf("cache-%02d", n), "pool": "ci"}}))

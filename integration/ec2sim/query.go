@@ -52,11 +52,12 @@ func (q *query) optionalInt(name string) *int {
 	if s == "" {
 		return nil
 	}
-	n, err := strconv.ParseInt(s, 10, 32)
+	parsed, err := strconv.ParseInt(s, 10, 32)
 	if err != nil {
 		q.invalid(name, s)
 	}
-	return new(int(n))
+	n := int(parsed)
+	return &n
 }
 
 func (q *query) integer(name string) int {

@@ -1,11 +1,13 @@
 package ec2sim
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 
 const namespace = "http://ec2.amazonaws.com/doc/2016-11-15/"
 
-// ServeHTTP answers one call of the Query protocol.
+// serveEC2 answers one call of the Query protocol.
 func (s *Sim) serveEC2(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil {
 		s.writeError(w, cloud.Refuse("MalformedQueryString", "The query string contains a syntax error"))
@@ -41,7 +43,7 @@ func (s *Sim) serveEC2(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, err)
 		return
 	}
-	writeReply(w, action, reply)
+	s.writeReply(w, action, reply)
 }
 
 // call does what the request asks for, or tells why not.
@@ -76,7 +78,7 @@ func (s *Sim) call(r *http.Request, action, volume, instance string) (any, error
 	}
 	reply, err := execute(asOf)
 	if f := s.Cloud.Faults.Take(cloud.Duplicate, action, volume, instance); f != nil {
-		time.AfterFunc(f.Fault.Delay, func() {
+		s.Cloud.After(f.Fault.Delay, func() {
 			_, err := execute(asOf)
 			s.log.Info("duplicate executed", zap.String("action", action), zap.Error(err))
 		})
@@ -116,9 +118,6 @@ func caller(r *http.Request) string {
 
 // pause is the call's latency; false where the caller went away.
 func (s *Sim) pause(r *http.Request, d time.Duration) bool {
-	if d == 0 {
-		return true
-	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -129,16 +128,24 @@ func (s *Sim) pause(r *http.Request, d time.Duration) bool {
 	}
 }
 
-func writeReply(w http.ResponseWriter, action string, reply any) {
-	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	fmt.Fprint(w, xml.Header)
-	e := xml.NewEncoder(w)
+func (s *Sim) writeReply(w http.ResponseWriter, action string, reply any) {
 	root := xml.StartElement{
 		Name: xml.Name{Local: action + "Response"},
 		Attr: []xml.Attr{{Name: xml.Name{Local: "xmlns"}, Value: namespace}},
 	}
-	// Our own structs encode; a caller that is gone is not our concern.
-	_ = e.EncodeElement(reply, root)
+	body := bytes.NewBufferString(xml.Header)
+	if err := xml.NewEncoder(body).EncodeElement(reply, root); err != nil {
+		s.writeError(w, fmt.Errorf("encode reply: %w", err))
+		return
+	}
+	send(w, http.StatusOK, body)
+}
+
+func send(w http.ResponseWriter, status int, body *bytes.Buffer) {
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	w.WriteHeader(status)
+	_, _ = body.WriteTo(w) // a caller that is gone is not our concern
 }
 
 // The form of
@@ -156,8 +163,7 @@ func (s *Sim) writeError(w http.ResponseWriter, err error) {
 		s.log.Error("internal error", zap.Error(err))
 		e = &cloud.Error{Code: "InternalError", Message: err.Error(), Status: http.StatusInternalServerError}
 	}
-	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	w.WriteHeader(e.Status)
-	fmt.Fprint(w, xml.Header)
-	_ = xml.NewEncoder(w).Encode(errorReply{Code: e.Code, Message: e.Message, RequestID: rand.Text()})
+	body := bytes.NewBufferString(xml.Header)
+	_ = xml.NewEncoder(body).Encode(errorReply{Code: e.Code, Message: e.Message, RequestID: rand.Text()}) // of strings
+	send(w, e.Status, body)
 }

@@ -56,14 +56,6 @@ func createVolume(t *testing.T, sim *ec2sim.Sim, in ec2sim.CreateVolumeInput) st
 	return v.ID
 }
 
-func attach(t *testing.T, sim *ec2sim.Sim, volume, instance, device string) {
-	t.Helper()
-	_, err := client(sim).AttachVolume(t.Context(), &ec2.AttachVolumeInput{VolumeId: &volume, InstanceId: &instance, Device: &device})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // await waits until the volume's only attachment is in this state; "" is none,
 // and the volume available.
 func await(t *testing.T, sim *ec2sim.Sim, volume, state string) {

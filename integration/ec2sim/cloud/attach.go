@@ -183,7 +183,7 @@ func (c *Cloud) settle(a *attachment) bool {
 // settleSoon settles until it is done.
 func (c *Cloud) settleSoon(a *attachment) {
 	if !c.settle(a) {
-		c.afterFunc(c.cfg.Timing.Recheck, func() { c.settleSoon(a) })
+		c.After(c.cfg.Timing.Recheck, func() { c.settleSoon(a) })
 	}
 }
 
@@ -265,7 +265,7 @@ func (c *Cloud) finishDetach(a *attachment) {
 		a.State = Busy
 		c.note(c.volumes[a.Volume])
 	}
-	c.afterFunc(c.cfg.Timing.Recheck, func() { c.finishDetach(a) })
+	c.After(c.cfg.Timing.Recheck, func() { c.finishDetach(a) })
 }
 
 // drop ends the attachment; the caller holds the lock.

@@ -102,10 +102,11 @@ func (c *Cloud) notify() {
 // after runs f, without the lock, once the span is over. The caller holds the
 // lock.
 func (c *Cloud) after(s Span, f func()) {
-	c.afterFunc(s.Draw(c.rng), f)
+	c.After(s.Draw(c.rng), f)
 }
 
-func (c *Cloud) afterFunc(d time.Duration, f func()) {
+// After runs f once the time is over, unless the Cloud is closed by then.
+func (c *Cloud) After(d time.Duration, f func()) {
 	time.AfterFunc(d, func() {
 		c.mu.Lock()
 		if c.closed {

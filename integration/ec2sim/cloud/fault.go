@@ -21,8 +21,10 @@ const (
 	DeviceFirst Kind = "device-first"
 	// KeyRefused lets the attachment fail late, and the volume become available
 	// again: EC2 could not use the volume's KMS key
-	// (https://github.com/kubernetes/kubernetes/issues/62171,
-	// https://docs.aws.amazon.com/ebs/latest/userguide/ebs-cloud-watch-events.html).
+	// (https://docs.aws.amazon.com/ebs/latest/userguide/ebs-cloud-watch-events.html
+	// has the event of a volume that "fails to attach"). Where EC2 knows at
+	// once, it refuses with CustomerKeyHasBeenRevoked, which is an APIError
+	// (https://github.com/kubernetes/kubernetes/issues/62171).
 	KeyRefused Kind = "key-refused"
 	// BusyDetach keeps the attachment busy, as a volume that is mounted, until
 	// the fault is cleared or the detach is forced

@@ -212,7 +212,7 @@ func (c *Cloud) terminated(i *instance) {
 	for _, a := range c.attachmentsOf(i.ID) {
 		c.beginDetach(a)
 	}
-	c.afterFunc(c.cfg.Timing.Forget, func() {
+	c.After(c.cfg.Timing.Forget, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.instances, i.ID)

@@ -34,7 +34,8 @@ func notAVolumeID(id string) error {
 	return Refuse("InvalidParameterValue", "Value (%s) for parameter volumeId is invalid. Expected: 'vol-...'.", id)
 }
 
-// The list: InvalidVolumeID.Malformed.
+// The list: InvalidVolumeID.Malformed; the message as in cloud-custodian's
+// tests (https://github.com/cloud-custodian/cloud-custodian).
 func malformedVolumeID(id string) error {
 	return Refuse("InvalidVolumeID.Malformed", "Invalid id: %q", id)
 }
@@ -54,8 +55,8 @@ func noVolumes(ids ...string) error {
 	return Refuse("InvalidVolume.NotFound", "The volumes '%s' do not exist.", strings.Join(ids, ", "))
 }
 
-// The list: InvalidInstanceID.NotFound, "The specified instance does not
-// exist"; it may also be one that is only just being created.
+// The list: InvalidInstanceID.NotFound, with this message in its example; "the
+// ID of a recently created instance" may not have "propagated" yet.
 func noInstances(ids ...string) error {
 	if len(ids) == 1 {
 		return Refuse("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", ids[0])
@@ -106,6 +107,7 @@ func badDeviceName(device string) error {
 	return Refuse("InvalidParameterValue", "Value (%[1]s) for parameter device is invalid. %[1]s is not a valid EBS device name.", device)
 }
 
+// The list: InvalidParameterValue, "already in use on the instance";
 // https://github.com/rexray/rexray/issues/425 and
 // https://github.com/nanovms/ops/pull/1189
 func deviceNameInUse(device string) error {
@@ -266,8 +268,8 @@ func badPageToken() error {
 
 // Tags.
 
-// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html, "Tag
-// restrictions": 50 tags a resource, and the aws: prefix is AWS's own.
+// The list: TagLimitExceeded. 50 tags a resource, and the aws: prefix is AWS's
+// own: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html
 func tooManyTags() error {
 	return Refuse("TagLimitExceeded", "The maximum number of Tags for a resource has been reached.")
 }
