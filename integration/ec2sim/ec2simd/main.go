@@ -137,7 +137,7 @@ func (o *options) chooseBackend() error {
 	case "none":
 		return nil
 	case "loop":
-		b, err := loopdev.New(loopdev.Config{Dir: o.dir, Log: o.cfg.Log})
+		b, err := loopdev.New(loopdev.Config{Dir: o.dir})
 		if err != nil {
 			return err
 		}

@@ -10,14 +10,12 @@ import (
 	"time"
 
 	"github.com/volpool/volpool/integration/ec2sim/cloud"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
-// Config of a Backend; all may be left out.
+// Config of a Backend.
 type Config struct {
 	Dir string // for files, nodes and trees; a temporary one if empty
-	Log *zap.Logger
 }
 
 // A Backend is a cloud.Backend of loop devices.
@@ -25,7 +23,6 @@ type Backend struct {
 	dir  string
 	temp bool
 	lock *os.File
-	log  *zap.Logger
 
 	mu      sync.Mutex
 	plugged []*device
@@ -60,10 +57,7 @@ func New(cfg Config) (*Backend, error) {
 	if err := Supported(); err != nil {
 		return nil, err
 	}
-	b := &Backend{dir: cfg.Dir, temp: cfg.Dir == "", log: cfg.Log}
-	if b.log == nil {
-		b.log = zap.NewNop()
-	}
+	b := &Backend{dir: cfg.Dir, temp: cfg.Dir == ""}
 	if err := b.takeFolder(); err != nil {
 		return nil, err
 	}
