@@ -1,0 +1,206 @@
+package leasetest
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/volpool/volpool/lease"
+)
+
+// Faulty is a store between the code under test and another store. It keeps a
+// record of the calls, and lets them fail as a network does.
+type Faulty struct {
+	Store lease.Store
+
+	mu     sync.Mutex
+	calls  []Call
+	rules  []*rule
+	mean   time.Duration
+	jitter float64
+	rand   *rand.Rand
+	copies sync.WaitGroup
+}
+
+// NewFaulty returns a store on top of another, without any fault yet.
+func NewFaulty(store lease.Store) *Faulty { return &Faulty{Store: store} }
+
+// Fault is what happens to one call. The zero value lets it pass.
+type Fault struct {
+	// Hold keeps the call from the store until the channel is closed. Where
+	// the caller gives up first, the store is never asked.
+	Hold <-chan struct{}
+	// Fail is the answer, and the store is never asked.
+	Fail error
+	// HoldReply keeps the reply from the caller until the channel is closed.
+	HoldReply <-chan struct{}
+	// Lose answers [Unreachable] after the store has done as asked.
+	Lose bool
+	// Again sends a copy of the call to the store when the channel is closed,
+	// whatever came of the call itself, as a network that delivers late does.
+	Again <-chan struct{}
+}
+
+// Unreachable is an answer of the network's.
+func Unreachable() error {
+	return &lease.StoreError{Op: "call", Kind: lease.ErrUnreachable, Err: errors.New("connection reset by peer")}
+}
+
+// Throttled is an answer of DynamoDB's to those who ask too much.
+func Throttled() error {
+	return &lease.StoreError{Op: "call", Kind: lease.ErrThrottled, Err: errors.New("rate exceeded")}
+}
+
+// Denied is an answer of IAM's.
+func Denied() error {
+	return &lease.StoreError{Op: "call", Kind: lease.ErrDenied, Err: errors.New("not authorized")}
+}
+
+type rule struct {
+	match func(Call) bool
+	left  int
+	fault Fault
+}
+
+// Inject lets the next calls that match meet a fault; times below zero is
+// without end. The first rule that matches a call is the one that counts. The
+// returned function ends the rule.
+func (f *Faulty) Inject(match func(Call) bool, times int, fault Fault) (stop func()) {
+	r := &rule{match, times, fault}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules = append(f.rules, r)
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		r.left = 0
+	}
+}
+
+// Latency makes every call take its time, half of it on the way out and half on
+// the way back: mean, give or take a part of it.
+func (f *Faulty) Latency(mean time.Duration, jitter float64, r *rand.Rand) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mean, f.jitter, f.rand = mean, jitter, r
+}
+
+// Calls are all calls so far, in the order of their arrival, those that failed
+// included and copies left out.
+func (f *Faulty) Calls() []Call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]Call(nil), f.calls...)
+}
+
+// Settle waits until all copies have reached the store.
+func (f *Faulty) Settle() { f.copies.Wait() }
+
+// After is a channel that is closed when d has passed.
+func After(d time.Duration) <-chan struct{} {
+	c := make(chan struct{})
+	time.AfterFunc(d, func() { close(c) })
+	return c
+}
+
+// Write passes a write on.
+func (f *Faulty) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
+	return through(ctx, f, Call{Writes: []lease.Write{w}}, func(ctx context.Context) (lease.Reply, error) {
+		return f.Store.Write(ctx, w)
+	})
+}
+
+// WriteAll passes a transaction on.
+func (f *Faulty) WriteAll(ctx context.Context, ws []lease.Write) (lease.Reply, error) {
+	return through(ctx, f, Call{Writes: ws, Transaction: true}, func(ctx context.Context) (lease.Reply, error) {
+		return f.Store.WriteAll(ctx, ws)
+	})
+}
+
+// Read passes a read on.
+func (f *Faulty) Read(ctx context.Context, key lease.Key) (lease.Reply, error) {
+	return through(ctx, f, Call{Read: &key}, func(ctx context.Context) (lease.Reply, error) {
+		return f.Store.Read(ctx, key)
+	})
+}
+
+// List passes a list on.
+func (f *Faulty) List(ctx context.Context, in lease.List) (lease.Page, error) {
+	return through(ctx, f, Call{List: &in}, func(ctx context.Context) (lease.Page, error) {
+		return f.Store.List(ctx, in)
+	})
+}
+
+func through[T any](ctx context.Context, f *Faulty, call Call, send func(context.Context) (T, error)) (T, error) {
+	var none T
+	fault, way := f.meet(call)
+	if fault.Again != nil {
+		late := context.WithoutCancel(ctx)
+		f.copies.Go(func() {
+			<-fault.Again
+			_, _ = send(late) // nobody listens
+		})
+	}
+	if err := errors.Join(way(ctx), await(ctx, fault.Hold)); err != nil {
+		return none, gone(err)
+	}
+	if fault.Fail != nil {
+		return none, fault.Fail
+	}
+	got, err := send(ctx)
+	if late := errors.Join(way(ctx), await(ctx, fault.HoldReply)); late != nil {
+		return none, gone(late)
+	}
+	if fault.Lose {
+		return none, Unreachable()
+	}
+	return got, err
+}
+
+// meet notes a call and finds what happens to it; way is one way through the
+// network.
+func (f *Faulty) meet(call Call) (fault Fault, way func(context.Context) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, call)
+	for _, r := range f.rules {
+		if r.left != 0 && r.match(call) {
+			r.left--
+			fault = r.fault
+			break
+		}
+	}
+	if f.mean == 0 {
+		return fault, func(context.Context) error { return nil }
+	}
+	half := time.Duration(float64(f.mean) / 2 * (1 + f.jitter*(2*f.rand.Float64()-1)))
+	return fault, func(ctx context.Context) error {
+		timer := time.NewTimer(half)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// await waits for a channel, where there is one.
+func await(ctx context.Context, c <-chan struct{}) error {
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func gone(err error) error {
+	return &lease.StoreError{Op: "call", Kind: lease.ErrUnreachable, Err: err}
+}
