@@ -24,6 +24,9 @@ func provideJava(ctx context.Context, log *zap.Logger) (string, error) {
 	if err == nil {
 		return path, nil
 	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
 	if install(ctx, log, err, "openjdk-17-jre-headless", "openjdk-21-jre-headless", "default-jre-headless") {
 		if path, err = findJava(ctx); err == nil {
 			return path, nil
