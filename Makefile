@@ -26,7 +26,8 @@ cross: ## the binaries for all machines, bin/volpool-linux-*
 test: tools build ## all tests; as root none is left out
 	go test -race -count=1 -timeout 20m ./...
 
-demo: build ## the whole job before your eyes, without AWS; needs root
+demo: TOOLS := util-linux mount e2fsprogs # it needs no more
+demo: tools build ## the whole job before your eyes, without AWS; needs root
 	@go build -o bin/demo ./integration/demo
 	@exec bin/demo bin/volpool
 

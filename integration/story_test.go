@@ -238,7 +238,8 @@ func (w *behind) holdAll(holders []*story.Instance, generation int) {
 		}
 		w.hasItem(v, "held", i.ID, generation)
 		item := w.item(partition, v)
-		if text(item["phase"]) != "mounted" || text(item["format"]) != "done" || text(item["mount_point"]) != story.MountPoint {
+		// That it is mounted is told with the next heartbeat only.
+		if phase := text(item["phase"]); phase != "preparing" && phase != "mounted" || text(item["format"]) != "done" || text(item["mount_point"]) != story.MountPoint {
 			w.Errorf("item of %s: %v", v, item)
 		}
 		w.isAttachedTo(v, i.ID)

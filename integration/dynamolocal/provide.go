@@ -111,7 +111,7 @@ func provideJars(ctx context.Context, log *zap.Logger, cache string) (string, er
 		return "", fmt.Errorf("write pom: %w", err)
 	}
 	out, err := command(ctx, mvn, "-B", "-q", "-ntp", "-f", project,
-		"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+jars).CombinedOutput()
+		"org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+jars).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("get software.amazon.dynamodb:DynamoDBLocal:%s from Maven Central: %w: %s", Version, failure(ctx, err), firstError(out))
 	}
