@@ -31,7 +31,7 @@ demo: tools build ## the whole job before your eyes, without AWS; needs root
 	@go build -o bin/demo ./integration/demo
 	@exec bin/demo bin/volpool
 
-bench: ## the figures
+bench: build ## the figures
 	go run ./integration/bench
 
 lint: ## what can be said without running it
