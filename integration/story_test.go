@@ -271,16 +271,19 @@ func (w *behind) isMounted(i *story.Instance, volume string) {
 
 func (w *behind) mountOf(i *story.Instance) *mountinfo.Info {
 	w.Helper()
-	mounts, err := mountinfo.PidMountInfo(i.PID)
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", i.PID))
 	if err != nil {
 		w.Fatal(err)
 	}
-	for _, m := range mounts {
-		if m.Mountpoint == story.MountPoint {
-			return m
-		}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.SingleEntryFilter(story.MountPoint))
+	if err != nil {
+		w.Fatal(err)
 	}
-	return nil
+	if len(mounts) == 0 {
+		return nil
+	}
+	return mounts[0]
 }
 
 // areApart tells that the instances share neither mounts nor pids, nor with us.
