@@ -51,12 +51,18 @@ func (c *Claimant) Held(ctx context.Context) (held, quarantined []Record, now ti
 // observed; a draining one goes to drained. It reports false where the record
 // has changed since.
 func (c *Claimant) FreeAbandoned(ctx context.Context, r Record) (bool, error) {
+	if err := c.acquaint(ctx); err != nil {
+		return false, err
+	}
 	return c.mend(ctx, freeAbandoned(r, released{settings: c.Settings(), record: r, now: c.clock.now()}))
 }
 
 // EndQuarantine sets a volume free that has sat out its time. It reports false
 // where the record has changed since.
 func (c *Claimant) EndQuarantine(ctx context.Context, r Record) (bool, error) {
+	if err := c.acquaint(ctx); err != nil {
+		return false, err
+	}
 	return c.mend(ctx, setFree(r, c.Settings()))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type Claimant struct {
 
 	mu       sync.Mutex // guards Rand, too
 	settings Settings   // as last read
+	known    bool       // they were read
 }
 
 // New returns a claimant.
@@ -99,6 +101,10 @@ const maxWindow = 96
 // ctx's. Whatever the error, nothing stays held: a claim whose outcome is not
 // known is undone in the background (see [Claimant.Settle]).
 func (c *Claimant) Claim(ctx context.Context, skip map[string]bool) (*Lease, error) {
+	skip = maps.Clone(skip)
+	if skip == nil {
+		skip = map[string]bool{}
+	}
 	for window := 1; ; window = min(window*8, maxWindow) {
 		free, err := c.candidates(ctx, window, skip)
 		if err != nil {
@@ -110,11 +116,30 @@ func (c *Claimant) Claim(ctx context.Context, skip map[string]bool) (*Lease, err
 			return l, err
 		}
 		c.lostRaces.Add(1)
+		if odd, ok := errors.AsType[*ItemError](err); ok {
+			c.Log.Warn("left alone", zap.Error(odd))
+			skip[pick.Volume] = true // the index will go on offering it
+		}
 	}
 }
 
-// candidates reads the settings and the first free volumes in one Query.
+// candidates reads the settings and the first free volumes in one Query, and in
+// a further one where all of them are entries that cannot be understood. Those
+// are added to skip.
 func (c *Claimant) candidates(ctx context.Context, n int, skip map[string]bool) ([]Record, error) {
+	for {
+		before := len(skip)
+		found, err := c.query(ctx, n, skip)
+		if err != nil || len(found) > 0 {
+			return found, err
+		}
+		if len(skip) == before {
+			return nil, ErrNoFree
+		}
+	}
+}
+
+func (c *Claimant) query(ctx context.Context, n int, skip map[string]bool) ([]Record, error) {
 	limit := int32(1 + n + len(skip))
 	in := List{Partition: Partition(c.Pool, c.Zone), Free: true, Limit: limit}
 	page, err := again(ctx, func() (Page, error) { return c.Store.List(ctx, in) })
@@ -125,29 +150,62 @@ func (c *Claimant) candidates(ctx context.Context, n int, skip map[string]bool) 
 	if len(page.Items) == 0 || text(page.Items[0], FreeSlot) != settingsSlot {
 		return nil, ErrNoZone
 	}
-	s, err := decodeSettings(Key{in.Partition, settingsItem}, page.Items[0][aSettings])
+	s, err := c.learn(page.Items[0])
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	c.settings = s
-	c.mu.Unlock()
 	if s.Paused {
 		return nil, ErrPaused
 	}
 	var found []Record
 	for _, item := range page.Items[1:] {
+		if skip[text(item, SortKey)] {
+			continue
+		}
 		pick, err := decodeFree(item)
 		if err != nil {
 			c.Log.Warn("left alone", zap.Error(err))
-		} else if !skip[pick.Volume] {
-			found = append(found, pick)
+			skip[text(item, SortKey)] = true
+			continue
 		}
-	}
-	if len(found) == 0 {
-		return nil, ErrNoFree
+		found = append(found, pick)
 	}
 	return found, nil
+}
+
+// learn keeps the zone's settings.
+func (c *Claimant) learn(item Item) (Settings, error) {
+	s, err := decodeSettings(Key{Partition(c.Pool, c.Zone), settingsItem}, item[aSettings])
+	if err != nil {
+		return Settings{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settings, c.known = s, true
+	return s, nil
+}
+
+// acquaint reads the zone's settings and DynamoDB's clock for those who have
+// not claimed before: a restarted process, a janitor. Without the clock nothing
+// that carries a time may be written.
+func (c *Claimant) acquaint(ctx context.Context) error {
+	c.mu.Lock()
+	known := c.known
+	c.mu.Unlock()
+	if known {
+		return nil
+	}
+	reply, err := again(ctx, func() (Reply, error) {
+		return c.Store.Read(ctx, Key{Partition(c.Pool, c.Zone), settingsItem})
+	})
+	if err != nil {
+		return err
+	}
+	c.clock.heard(reply.Time)
+	if _, err := c.learn(reply.Item); err != nil {
+		c.Log.Warn("the defaults are used instead", zap.Error(err)) // what is held is still to be kept
+	}
+	return nil
 }
 
 // ClaimVolume claims one given volume if it is free: what a holder does that
@@ -160,12 +218,18 @@ func (c *Claimant) ClaimVolume(ctx context.Context, volume string) (*Lease, erro
 	if r.State != Free {
 		return nil, &StateError{Op: "claim", Record: r}
 	}
+	if err := c.acquaint(ctx); err != nil {
+		return nil, err
+	}
 	return c.take(ctx, claim(r.key(), r.Generation, c.holder()), r)
 }
 
 // TakeOver claims a held lease exactly as it was observed. Whether it may be
 // taken is for the caller to have decided: see Judge.
 func (c *Claimant) TakeOver(ctx context.Context, r Record) (*Lease, error) {
+	if err := c.acquaint(ctx); err != nil {
+		return nil, err
+	}
 	return c.take(ctx, takeOver(r, c.holder()), r)
 }
 
@@ -176,6 +240,9 @@ func (c *Claimant) TakeOver(ctx context.Context, r Record) (*Lease, error) {
 func (c *Claimant) Readopt(ctx context.Context, r Record) (*Lease, error) {
 	if r.State != Held || r.Owner != c.Owner {
 		return nil, &StateError{Op: "re-adopt", Record: r}
+	}
+	if err := c.acquaint(ctx); err != nil {
+		return nil, err
 	}
 	return c.take(ctx, readopt(r, c.holder()), r)
 }
@@ -219,12 +286,12 @@ func (c *Claimant) take(ctx context.Context, w Write, seen Record) (*Lease, erro
 	})
 	if err == nil {
 		c.clock.heard(reply.Time)
-		return c.held(reply.Item, start)
+		return c.held(ctx, reply.Item, seen, attempt, start)
 	}
 	failed, refused := errors.AsType[*ConditionError](err)
 	if !refused {
 		if unknown {
-			c.settling.Go(func() { c.abandon(ctx, w.Key, seen, attempt) })
+			c.undo(ctx, seen, attempt)
 		}
 		return nil, err
 	}
@@ -234,33 +301,43 @@ func (c *Claimant) take(ctx context.Context, w Write, seen Record) (*Lease, erro
 	case err != nil: // deleted, or of a newer schema
 		return nil, fmt.Errorf("%w: %w", errRaceLost, err)
 	case mine(now, g+1, attempt): // an earlier try had landed, and its reply was lost
-		return c.held(failed.Item, start)
+		return c.held(ctx, failed.Item, seen, attempt, start)
 	case now.State != Held && now.Generation == g:
 		// Refused for its state, at a generation that may come back to free: a
 		// copy of this claim that is still under way could land then.
-		c.settling.Go(func() { c.abandon(ctx, w.Key, now, attempt) })
+		c.undo(ctx, now, attempt)
 	}
 	return nil, fmt.Errorf("claim %s at generation %d: %w", w.Key.Item, g, errRaceLost)
 }
 
-func (c *Claimant) held(item Item, start time.Duration) (*Lease, error) {
+func (c *Claimant) held(ctx context.Context, item Item, seen Record, attempt string, start time.Duration) (*Lease, error) {
 	r, err := Decode(item)
 	if err != nil {
-		// It is held by us and yet not readable, so it was edited while we
-		// claimed: nothing may be done with it. It ends by falling silent.
-		return nil, fmt.Errorf("read the claimed item: %w", err)
+		// Held by us and yet not readable, so that it was edited by hand:
+		// nobody could take it over. It goes back as it was.
+		c.undo(ctx, seen, attempt)
+		return nil, fmt.Errorf("%w: %w", errRaceLost, err)
 	}
 	return newLease(c, r, start), nil
+}
+
+// undo has a claim undone in the background. A re-adoption is not undone: the
+// volume may be mounted, and is held by this instance whether it landed or not.
+func (c *Claimant) undo(ctx context.Context, seen Record, attempt string) {
+	if seen.State == Held && seen.Owner == c.Owner {
+		return
+	}
+	c.settling.Go(func() { c.abandon(ctx, seen, attempt) })
 }
 
 // abandon undoes a claim of unknown outcome: it releases it, and where that is
 // refused because the claim has not landed, it burns the generation so that it
 // never can.
-func (c *Claimant) abandon(ctx context.Context, key Key, seen Record, attempt string) {
+func (c *Claimant) abandon(ctx context.Context, seen Record, attempt string) {
 	// Longer than this it need not try: by then the lease is silent.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Settings().Lease+5*time.Second)
 	defer cancel()
-	g := seen.Generation
+	key, g := seen.key(), seen.Generation
 	w := release(key, g+1, attempt, false, released{settings: c.Settings(), record: seen})
 	for {
 		_, err := again(ctx, func() (Reply, error) { return c.Store.Write(ctx, w) })

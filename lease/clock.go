@@ -28,17 +28,18 @@ type serverClock struct {
 	at   time.Duration
 }
 
-// heard notes a reply's Date. A reply that came late through the network
-// carries a Date from before: the clock is never turned back by it.
+// heard notes a reply's Date. One that is not newer than the last is left out: it
+// came late through the network, or within the same second. A newer one counts
+// even where it is behind what was reckoned, for this machine's clock may run
+// fast.
 func (c *serverClock) heard(date time.Time) {
 	if date.IsZero() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := c.elapsed()
-	if c.date.IsZero() || date.After(c.date.Add(at-c.at)) {
-		c.date, c.at = date, at
+	if date.After(c.date) {
+		c.date, c.at = date, c.elapsed()
 	}
 }
 

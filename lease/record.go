@@ -221,6 +221,9 @@ func Decode(item Item) (Record, error) {
 		if r.Owner == "" || r.Attempt == "" || r.Lease <= 0 || r.RenewedAt.IsZero() {
 			d.fail(aState, "is held, but owner, attempt, lease_ms or renewed_at is missing")
 		}
+		if r.Lease > MaxLease {
+			d.fail(aLease, fmt.Sprintf("is more than %v", MaxLease))
+		}
 	default:
 		d.fail(aState, fmt.Sprintf("%q is not known here", r.State))
 	}
@@ -228,6 +231,9 @@ func Decode(item Item) (Record, error) {
 	case FormatNever, FormatBegun, FormatWiping, FormatDone:
 	default:
 		d.fail(aFormat, fmt.Sprintf("%q is not known here", r.Format))
+	}
+	if r.State != Free && r.FreeSlot != "" {
+		d.fail(FreeSlot, fmt.Sprintf("is there, but the volume is %s", r.State))
 	}
 	if d.err != nil {
 		return Record{}, d.err
@@ -491,7 +497,10 @@ func undrain(r Record, s Settings) Write {
 	if r.State == Held {
 		return moved(r, Item{}, aDraining)
 	}
-	return setFree(r, s)
+	r.Draining = false
+	w := setFree(r, s)
+	w.Remove = append(w.Remove, aDraining)
+	return w
 }
 
 // retire ends a volume's service. The item stays, for its generation's sake.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,8 +66,8 @@ type rule struct {
 }
 
 // Inject lets the next calls that match meet a fault; times below zero is
-// without end. The first rule that matches a call is the one that counts. The
-// returned function ends the rule.
+// without end. The first rule that matches a call is the one that counts. match
+// may use the store. The returned function ends the rule.
 func (f *Faulty) Inject(match func(Call) bool, times int, fault Fault) (stop func()) {
 	r := &rule{match, times, fault}
 	f.mu.Lock()
@@ -163,20 +164,23 @@ func through[T any](ctx context.Context, f *Faulty, call Call, send func(context
 // network.
 func (f *Faulty) meet(call Call) (fault Fault, way func(context.Context) error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.calls = append(f.calls, call)
-	for _, r := range f.rules {
-		if r.left != 0 && r.match(call) {
-			r.left--
+	rules := slices.Clone(f.rules)
+	half := time.Duration(0)
+	if f.mean > 0 {
+		half = time.Duration(float64(f.mean) / 2 * (1 + f.jitter*(2*f.rand.Float64()-1)))
+	}
+	f.mu.Unlock()
+	for _, r := range rules {
+		if r.match(call) && f.spend(r) {
 			fault = r.fault
 			break
 		}
 	}
-	if f.mean == 0 {
-		return fault, func(context.Context) error { return nil }
-	}
-	half := time.Duration(float64(f.mean) / 2 * (1 + f.jitter*(2*f.rand.Float64()-1)))
 	return fault, func(ctx context.Context) error {
+		if half == 0 {
+			return nil
+		}
 		timer := time.NewTimer(half)
 		defer timer.Stop()
 		select {
@@ -186,6 +190,17 @@ func (f *Faulty) meet(call Call) (fault Fault, way func(context.Context) error) 
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// spend uses a rule once, if it is still to be used.
+func (f *Faulty) spend(r *rule) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.left == 0 {
+		return false
+	}
+	r.left--
+	return true
 }
 
 // await waits for a channel, where there is one.
