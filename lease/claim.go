@@ -302,7 +302,7 @@ func (c *Claimant) take(ctx context.Context, w Write, seen Record) (*Lease, erro
 		return nil, fmt.Errorf("%w: %w", errRaceLost, err)
 	case mine(now, g+1, attempt): // an earlier try had landed, and its reply was lost
 		return c.held(ctx, failed.Item, seen, attempt, start)
-	case now.State != Held && now.Generation == g:
+	case seen.State == Free && now.State != Held && now.Generation == g:
 		// Refused for its state, at a generation that may come back to free: a
 		// copy of this claim that is still under way could land then.
 		c.undo(ctx, now, attempt)

@@ -3,6 +3,7 @@ package leasetest
 import (
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/volpool/volpool/lease"
@@ -14,6 +15,7 @@ type Call struct {
 	Transaction bool
 	Read        *lease.Key
 	List        *lease.List
+	At          time.Time // when it was made
 }
 
 // All matches every call.

@@ -163,6 +163,7 @@ func through[T any](ctx context.Context, f *Faulty, call Call, send func(context
 // meet notes a call and finds what happens to it; way is one way through the
 // network.
 func (f *Faulty) meet(call Call) (fault Fault, way func(context.Context) error) {
+	call.At = time.Now()
 	f.mu.Lock()
 	f.calls = append(f.calls, call)
 	rules := slices.Clone(f.rules)
