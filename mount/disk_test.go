@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -190,6 +191,17 @@ func (d *loopDisk) write(offset int64, b []byte) {
 	must(d.m.t, err)
 }
 
+// written counts the bytes that the loop device has written so far. The counter
+// goes on from the device's last use: take differences.
+func (d *loopDisk) written() int64 {
+	d.m.t.Helper()
+	text, err := os.ReadFile("/sys/block/" + filepath.Base(d.loop.Name()) + "/stat")
+	must(d.m.t, err)
+	sectors, err := strconv.ParseInt(strings.Fields(string(text))[6], 10, 64)
+	must(d.m.t, err)
+	return sectors << 9
+}
+
 // find opens the volume's device.
 func (m *machine) find(volume string) *Device {
 	m.t.Helper()
@@ -201,9 +213,16 @@ func (m *machine) find(volume string) *Device {
 
 func command(t testing.TB, name string, args ...string) string {
 	t.Helper()
+	return commandWith(t, "", name, args...)
+}
+
+func commandWith(t testing.TB, stdin, name string, args ...string) string {
+	t.Helper()
 	path, err := lookPath(name)
 	must(t, err)
-	out, err := exec.Command(path, args...).CombinedOutput()
+	cmd := exec.Command(path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}

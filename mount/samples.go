@@ -63,7 +63,8 @@ func aligned(offset int64) int64 { return offset &^ (4*kib - 1) }
 // look reads the sample from the disk itself, not from the page cache.
 func (s sample) look(_ *Device, exclusive *os.File) (Probe, error) {
 	const most = mib
-	buf, err := unix.Mmap(-1, 0, int(most), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // page-aligned, as O_DIRECT asks
+	zero := make([]byte, min(most, s.length))
+	buf, err := unix.Mmap(-1, 0, len(zero), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // page-aligned, as O_DIRECT asks
 	if err != nil {
 		return Probe{}, fmt.Errorf("get memory: %w", err)
 	}
@@ -77,8 +78,9 @@ func (s sample) look(_ *Device, exclusive *os.File) (Probe, error) {
 			}
 			return Probe{}, fmt.Errorf("read %d KiB at %d: %w", int64(len(chunk))/kib, at, err)
 		}
-		if i := bytes.IndexFunc(chunk, func(r rune) bool { return r != 0 }); i >= 0 {
-			return Probe{Content: HasData, Reason: fmt.Sprintf("data at %d, looked at for %s", at+int64(i), s.why)}, nil
+		if !bytes.Equal(chunk, zero[:n]) {
+			first := int64(bytes.IndexFunc(chunk, func(r rune) bool { return r != 0 }))
+			return Probe{Content: HasData, Reason: fmt.Sprintf("data at %d, looked at for %s", at+first, s.why)}, nil
 		}
 	}
 	return Probe{Content: Blank}, nil
