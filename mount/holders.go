@@ -33,24 +33,29 @@ type search struct {
 	host   *Host
 	point  string
 	number uint64 // of the device
+
+	// Other mount namespaces matter only once our own mount is gone. Before that
+	// their copies of it are in nobody's way, and most of them go with it.
+	elsewhere bool
 }
 
 // holders lists processes and what the kernel itself keeps: other mounts, swap
 // files, loop devices. Processes come and go while we look, so an error means
 // only that there is nothing to be seen.
 func (h *Host) holders(point string, m Mounted) []Holder {
-	s := search{host: h, point: point, number: m.number()}
-	var found []Holder
+	_, mounted, err := h.mountedAt(point)
+	s := search{host: h, point: point, number: m.number(), elsewhere: err == nil && !mounted}
+	ours := s.mounts("self")
+	found := slices.Concat(ours, s.swaps(), s.loops())
 	seen := map[string]bool{s.namespace("self"): true}
-	found = append(found, s.mounts("self")...)
-	found = append(found, s.swaps()...)
-	found = append(found, s.loops()...)
 	for _, pid := range s.processes() {
 		how := s.process(pid)
-		if ns := s.namespace(pid); !seen[ns] {
+		if ns := s.namespace(pid); s.elsewhere && !seen[ns] {
 			seen[ns] = true
-			for _, mount := range s.mounts(pid) {
-				how = append(how, mount.How+" in another mount namespace")
+			for _, theirs := range s.mounts(pid) {
+				if !slices.Contains(ours, theirs) { // else it is a copy of ours, and goes with it
+					how = append(how, theirs.How+" in another mount namespace")
+				}
 			}
 		}
 		if len(how) == 0 {
