@@ -74,8 +74,19 @@ func (w *world) claimant(owner string) *lease.Claimant {
 
 func (w *world) claimantOn(s lease.Store, owner string) *lease.Claimant {
 	w.Helper()
+	return w.newClaimant(s, owner, 1)
+}
+
+// claimantSeeded is one of many, each with choices of its own.
+func (w *world) claimantSeeded(owner string, seed uint64) *lease.Claimant {
+	w.Helper()
+	return w.newClaimant(w.store, owner, seed)
+}
+
+func (w *world) newClaimant(s lease.Store, owner string, seed uint64) *lease.Claimant {
+	w.Helper()
 	c, err := lease.New(lease.Config{Store: s, Pool: "ci", Zone: zone, Owner: owner, MountPoint: "/mnt/cache",
-		BootID: "boot-" + owner, Elapsed: w.elapsed, Rand: rand.New(rand.NewPCG(1, uint64(len(owner))))})
+		BootID: "boot-" + owner, Elapsed: w.elapsed, Rand: rand.New(rand.NewPCG(7, seed))})
 	w.ok(err)
 	return c
 }

@@ -53,7 +53,7 @@ func TestNoBeatTwice(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		l := w.claim(w.claimant("i-me"))
 		faults := []leasetest.Fault{{}, {Lose: true}, {Fail: leasetest.Unreachable()}, {Fail: leasetest.Throttled()},
-			{HoldReply: make(chan struct{})}, {Lose: true, Again: leasetest.After(time.Minute)}}
+			{HoldReply: leasetest.Until(nil)}, {Lose: true, Again: leasetest.After(time.Minute)}}
 		for i := range 60 {
 			stop := w.store.Inject(leasetest.IsBeat, 1, faults[i%len(faults)])
 			time.Sleep(7 * time.Second)
@@ -117,16 +117,16 @@ func TestRenewalCountsFromBeforeTheSend(t *testing.T) {
 // Without renewals the lease is in danger at two thirds, and out of it with the
 // next renewal; an outage, of an hour here, does not end it.
 func TestOutage(t *testing.T) {
-	for name, fault := range map[string]func() leasetest.Fault{
-		"unreachable": func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Unreachable()} },
-		"throttled":   func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Throttled()} },
-		"hanging":     func() leasetest.Fault { return leasetest.Fault{Hold: make(chan struct{})} },
-		"denied":      func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Denied()} },
+	for name, fault := range map[string]leasetest.Fault{
+		"unreachable": leasetest.Fault{Fail: leasetest.Unreachable()},
+		"throttled":   leasetest.Fault{Fail: leasetest.Throttled()},
+		"hanging":     leasetest.Fault{Hold: leasetest.Until(nil)},
+		"denied":      leasetest.Fault{Fail: leasetest.Denied()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
 				l := w.claim(w.claimant("i-me"))
-				end := w.store.Inject(leasetest.IsBeat, -1, fault())
+				end := w.store.Inject(leasetest.IsBeat, -1, fault)
 				time.Sleep(40*time.Second - time.Nanosecond)
 				if l.Danger() {
 					w.Error("in danger before two thirds")
@@ -269,7 +269,7 @@ func TestReleaseStopsTheBeat(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
 				l := w.claim(w.claimant("i-me"))
 				gate := make(chan struct{})
-				w.store.Inject(leasetest.IsBeat, 1, leasetest.Fault{Hold: gate, Again: leasetest.After(5 * time.Minute)})
+				w.store.Inject(leasetest.IsBeat, 1, leasetest.Fault{Hold: leasetest.Until(gate), Again: leasetest.After(5 * time.Minute)})
 				time.Sleep(12 * time.Second) // a beat is under way
 				if n := len(w.calls(leasetest.IsBeat)); n != 1 {
 					w.Fatal(n, "beats")

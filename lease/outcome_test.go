@@ -13,19 +13,17 @@ import (
 // Whatever happens to the claim's request or reply, the claimant ends up with
 // exactly one volume, the lowest, claimed once.
 func TestClaimOfUnknownOutcome(t *testing.T) {
-	for name, fault := range map[string]func() leasetest.Fault{
-		"reply lost":   func() leasetest.Fault { return leasetest.Fault{Lose: true} },
-		"never sent":   func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Unreachable()} },
-		"throttled":    func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Throttled()} },
-		"late as well": func() leasetest.Fault { return leasetest.Fault{Again: leasetest.After(time.Hour)} },
-		"late only": func() leasetest.Fault {
-			return leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(10 * time.Millisecond)}
-		},
-		"late, lost and again": func() leasetest.Fault { return leasetest.Fault{Lose: true, Again: leasetest.After(time.Minute)} },
+	for name, fault := range map[string]leasetest.Fault{
+		"reply lost":           leasetest.Fault{Lose: true},
+		"never sent":           leasetest.Fault{Fail: leasetest.Unreachable()},
+		"throttled":            leasetest.Fault{Fail: leasetest.Throttled()},
+		"late as well":         leasetest.Fault{Again: leasetest.After(time.Hour)},
+		"late only":            leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(10 * time.Millisecond)},
+		"late, lost and again": leasetest.Fault{Lose: true, Again: leasetest.After(time.Minute)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 3, func(w *world) {
-				w.store.Inject(leasetest.IsClaim, 1, fault())
+				w.store.Inject(leasetest.IsClaim, 1, fault)
 				c := w.claimant("i-me")
 				l := w.claim(c)
 				w.state(0, lease.Held, 1)
@@ -46,19 +44,17 @@ func TestClaimOfUnknownOutcome(t *testing.T) {
 // after that.
 func TestClaimGivenUp(t *testing.T) {
 	for name, c := range map[string]struct {
-		fault      func() leasetest.Fault
+		fault      leasetest.Fault
 		generation int64
 	}{
-		"landed, reply lost":  {func() leasetest.Fault { return leasetest.Fault{Lose: true} }, 1},
-		"landed, reply stuck": {func() leasetest.Fault { return leasetest.Fault{HoldReply: make(chan struct{})} }, 1},
-		"never lands":         {func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Unreachable()} }, 1},
-		"lands an hour later": {func() leasetest.Fault {
-			return leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(time.Hour)}
-		}, 1},
+		"landed, reply lost":  {leasetest.Fault{Lose: true}, 1},
+		"landed, reply stuck": {leasetest.Fault{HoldReply: leasetest.Until(nil)}, 1},
+		"never lands":         {leasetest.Fault{Fail: leasetest.Unreachable()}, 1},
+		"lands an hour later": {leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(time.Hour)}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
-				w.store.Inject(leasetest.IsClaim, 1, c.fault())
+				w.store.Inject(leasetest.IsClaim, 1, c.fault)
 				w.store.Inject(leasetest.IsClaim, -1, leasetest.Fault{Fail: leasetest.Unreachable()})
 				slot := w.record(0).FreeSlot
 				claimant := w.claimant("i-me")
@@ -84,7 +80,7 @@ func TestClaimGivenUp(t *testing.T) {
 // drains the volume meanwhile, it ends drained.
 func TestClaimGivenUpMeetsOutageAndDrain(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
-		w.store.Inject(leasetest.IsClaim, 1, leasetest.Fault{HoldReply: make(chan struct{})})
+		w.store.Inject(leasetest.IsClaim, 1, leasetest.Fault{HoldReply: leasetest.Until(nil)})
 		end := w.store.Inject(leasetest.IsRelease, -1, leasetest.Fault{Fail: leasetest.Unreachable()})
 		c := w.claimant("i-me")
 		if _, err := c.Claim(w.soon(time.Second), nil); err == nil {
@@ -170,20 +166,20 @@ func TestTakeOverAndReadoptGivenUp(t *testing.T) {
 // even when another has claimed the volume since.
 func TestReleaseOfUnknownOutcome(t *testing.T) {
 	for name, c := range map[string]struct {
-		fault      func() leasetest.Fault
+		fault      leasetest.Fault
 		other      bool // claims it before the release is sent again
 		state      lease.State
 		generation int64
 	}{
-		"reply lost":               {func() leasetest.Fault { return leasetest.Fault{Lose: true} }, false, lease.Free, 1},
-		"never sent":               {func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Unreachable()} }, false, lease.Free, 1},
-		"reply lost, then claimed": {func() leasetest.Fault { return leasetest.Fault{Lose: true} }, true, lease.Held, 2},
-		"late, then claimed":       {func() leasetest.Fault { return leasetest.Fault{Again: leasetest.After(time.Hour)} }, true, lease.Held, 2},
+		"reply lost":               {leasetest.Fault{Lose: true}, false, lease.Free, 1},
+		"never sent":               {leasetest.Fault{Fail: leasetest.Unreachable()}, false, lease.Free, 1},
+		"reply lost, then claimed": {leasetest.Fault{Lose: true}, true, lease.Held, 2},
+		"late, then claimed":       {leasetest.Fault{Again: leasetest.After(time.Hour)}, true, lease.Held, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
 				l := w.claim(w.claimant("i-me"))
-				w.store.Inject(leasetest.IsRelease, 1, c.fault())
+				w.store.Inject(leasetest.IsRelease, 1, c.fault)
 				if c.other {
 					defer time.AfterFunc(10*time.Millisecond, func() { w.claim(w.claimantOn(w.memory, "i-other")) }).Stop()
 				}

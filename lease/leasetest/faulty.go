@@ -30,19 +30,35 @@ func NewFaulty(store lease.Store) *Faulty { return &Faulty{Store: store} }
 
 // Fault is what happens to one call. The zero value lets it pass.
 type Fault struct {
-	// Hold keeps the call from the store until the channel is closed. Where
-	// the caller gives up first, the store is never asked.
-	Hold <-chan struct{}
+	// Hold keeps the call from the store. Where the caller gives up first, the
+	// store is never asked.
+	Hold Wait
 	// Fail is the answer, and the store is never asked.
 	Fail error
-	// HoldReply keeps the reply from the caller until the channel is closed.
-	HoldReply <-chan struct{}
+	// HoldReply keeps the reply from the caller.
+	HoldReply Wait
 	// Lose answers [Unreachable] after the store has done as asked.
 	Lose bool
-	// Again sends a copy of the call to the store when the channel is closed,
-	// whatever came of the call itself, as a network that delivers late does.
-	Again <-chan struct{}
+	// Again sends a copy of the call to the store later, whatever came of the
+	// call itself, as a network that delivers late does.
+	Again Wait
 }
+
+// Wait is until when something is kept waiting: until the channel is closed that
+// it returns, at each call its own.
+type Wait func() <-chan struct{}
+
+// After waits for a time.
+func After(d time.Duration) Wait {
+	return func() <-chan struct{} {
+		c := make(chan struct{})
+		time.AfterFunc(d, func() { close(c) })
+		return c
+	}
+}
+
+// Until waits for a test to close the gate; a nil gate never opens.
+func Until(gate <-chan struct{}) Wait { return func() <-chan struct{} { return gate } }
 
 // Unreachable is an answer of the network's.
 func Unreachable() error {
@@ -99,13 +115,6 @@ func (f *Faulty) Calls() []Call {
 // Settle waits until all copies have reached the store.
 func (f *Faulty) Settle() { f.copies.Wait() }
 
-// After is a channel that is closed when d has passed.
-func After(d time.Duration) <-chan struct{} {
-	c := make(chan struct{})
-	time.AfterFunc(d, func() { close(c) })
-	return c
-}
-
 // Write passes a write on.
 func (f *Faulty) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
 	return through(ctx, f, Call{Writes: []lease.Write{w}}, func(ctx context.Context) (lease.Reply, error) {
@@ -138,20 +147,20 @@ func through[T any](ctx context.Context, f *Faulty, call Call, send func(context
 	var none T
 	fault, way := f.meet(call)
 	if fault.Again != nil {
-		late := context.WithoutCancel(ctx)
+		late, arrival := context.WithoutCancel(ctx), fault.Again()
 		f.copies.Go(func() {
-			<-fault.Again
+			<-arrival
 			_, _ = send(late) // nobody listens
 		})
 	}
-	if err := errors.Join(way(ctx), await(ctx, fault.Hold)); err != nil {
+	if err := errors.Join(way(ctx), fault.Hold.wait(ctx)); err != nil {
 		return none, gone(err)
 	}
 	if fault.Fail != nil {
 		return none, fault.Fail
 	}
 	got, err := send(ctx)
-	if late := errors.Join(way(ctx), await(ctx, fault.HoldReply)); late != nil {
+	if late := errors.Join(way(ctx), fault.HoldReply.wait(ctx)); late != nil {
 		return none, gone(late)
 	}
 	if fault.Lose {
@@ -204,13 +213,12 @@ func (f *Faulty) spend(r *rule) bool {
 	return true
 }
 
-// await waits for a channel, where there is one.
-func await(ctx context.Context, c <-chan struct{}) error {
-	if c == nil {
+func (w Wait) wait(ctx context.Context) error {
+	if w == nil {
 		return nil
 	}
 	select {
-	case <-c:
+	case <-w():
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

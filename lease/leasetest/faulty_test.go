@@ -15,35 +15,30 @@ import (
 // Each fault does to a call what it says: what the caller sees, and what
 // happened in the table.
 func TestFaults(t *testing.T) {
-	never := make(chan struct{})
 	for name, c := range map[string]struct {
-		fault   func() leasetest.Fault
+		fault   leasetest.Fault
 		want    error // nil: answered
 		takes   time.Duration
 		written bool // once the caller has its answer
 		later   bool // once all copies have arrived
 	}{
-		"none":       {func() leasetest.Fault { return leasetest.Fault{} }, nil, 0, true, true},
-		"reply lost": {func() leasetest.Fault { return leasetest.Fault{Lose: true} }, lease.ErrUnreachable, 0, true, true},
-		"before":     {func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Unreachable()} }, lease.ErrUnreachable, 0, false, false},
-		"throttled":  {func() leasetest.Fault { return leasetest.Fault{Fail: leasetest.Throttled()} }, lease.ErrThrottled, 0, false, false},
-		"late": {func() leasetest.Fault {
-			return leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(time.Minute)}
-		}, lease.ErrUnreachable, 0, false, true},
-		"held":            {func() leasetest.Fault { return leasetest.Fault{Hold: leasetest.After(time.Second)} }, nil, time.Second, true, true},
-		"held forever":    {func() leasetest.Fault { return leasetest.Fault{Hold: never} }, lease.ErrUnreachable, time.Hour, false, false},
-		"reply held":      {func() leasetest.Fault { return leasetest.Fault{HoldReply: leasetest.After(time.Second)} }, nil, time.Second, true, true},
-		"reply never out": {func() leasetest.Fault { return leasetest.Fault{HoldReply: never} }, lease.ErrUnreachable, time.Hour, true, true},
+		"none":            {leasetest.Fault{}, nil, 0, true, true},
+		"reply lost":      {leasetest.Fault{Lose: true}, lease.ErrUnreachable, 0, true, true},
+		"before":          {leasetest.Fault{Fail: leasetest.Unreachable()}, lease.ErrUnreachable, 0, false, false},
+		"throttled":       {leasetest.Fault{Fail: leasetest.Throttled()}, lease.ErrThrottled, 0, false, false},
+		"late":            {leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(time.Minute)}, lease.ErrUnreachable, 0, false, true},
+		"held":            {leasetest.Fault{Hold: leasetest.After(time.Second)}, nil, time.Second, true, true},
+		"held forever":    {leasetest.Fault{Hold: leasetest.Until(nil)}, lease.ErrUnreachable, time.Hour, false, false},
+		"reply held":      {leasetest.Fault{HoldReply: leasetest.After(time.Second)}, nil, time.Second, true, true},
+		"reply never out": {leasetest.Fault{HoldReply: leasetest.Until(nil)}, lease.ErrUnreachable, time.Hour, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			never = nil // a channel of this bubble, below
 			synctest.Test(t, func(t *testing.T) {
-				never = make(chan struct{})
 				m := leasetest.NewMemory()
 				f := leasetest.NewFaulty(m)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
-				f.Inject(leasetest.IsWrite, 1, c.fault())
+				f.Inject(leasetest.IsWrite, 1, c.fault)
 				key := lease.Key{Partition: "ci/a", Item: "1"}
 				start := time.Now()
 				_, err := f.Write(ctx, lease.Write{Key: key, Set: lease.Item{"owner": str("me")}})
