@@ -31,7 +31,7 @@ func slowTool(t *testing.T, name string) (began, mayEnd string) {
 	return began, mayEnd
 }
 
-func awaitFile(t *testing.T, path string) {
+func awaitFile(t testing.TB, path string) {
 	t.Helper()
 	for range 1000 {
 		if _, err := os.Stat(path); err == nil {

@@ -59,7 +59,7 @@ func FuzzMountinfo(f *testing.F) {
 func TestParseUevent(t *testing.T) {
 	for message, want := range map[string]uevent{
 		"add@/devices/pci/nvme1n1\x00ACTION=add\x00DEVPATH=/devices/pci/nvme1n1\x00SUBSYSTEM=block\x00DEVNAME=nvme1n1\x00SEQNUM=7\x00": {"add", "block", "nvme1n1"},
-		"libudev\x00\xfe\xed\xca\xfe\x00ACTION=add\x00SUBSYSTEM=block\x00":                                                              {},
+		"libudev\x00\xfe\xed\xca\xfe\x00ACTION=add\x00SUBSYSTEM=block\x00":                                                             {},
 		"add@/devices/x\x00ACTION=add\x00": {},
 		"add@/devices/x":                   {},
 		"":                                 {},
