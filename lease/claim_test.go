@@ -115,6 +115,20 @@ func TestClaimSkips(t *testing.T) {
 			w.Errorf("the caller's map was changed: %v", skip)
 		}
 	})
+	inWorld(t, 30, func(w *world) { // what is skipped doesn't widen the choice
+		skip := map[string]bool{}
+		for i := 20; i < 30; i++ {
+			skip[id(i)] = true
+		}
+		for i := range 10 {
+			l, err := w.claimant("i-me").Claim(w.Context(), skip)
+			w.ok(err)
+			w.Cleanup(l.Abandon)
+			if l.Volume() != id(i) {
+				w.Errorf("claim %d took %s", i, l.Volume())
+			}
+		}
+	})
 }
 
 // Items that were edited by hand, or that a newer version wrote, are passed

@@ -88,6 +88,33 @@ func TestDynamoDBSendsABeatOnce(t *testing.T) {
 	}
 }
 
+// Every read is a consistent one, and every write asks for the item that stood
+// in its way: neither shows on DynamoDB Local.
+func TestDynamoDBAsks(t *testing.T) {
+	var body string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		all, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		body = string(all)
+		_, _ = io.WriteString(w, "{}")
+	}))
+	defer server.Close()
+	store := lease.NewDynamoDB(client(server.URL), "volpool")
+	w := lease.Write{Key: key(0), Set: lease.Item{"owner": str("i-me")}}
+	for what, ask := range map[string]func() error{
+		`"ConsistentRead":true`:                            func() error { _, err := store.Read(t.Context(), key(0)); return err },
+		`"ConsistentRead":true,`:                           func() error { _, err := store.List(t.Context(), lease.List{Partition: "ci/a", Free: true}); return err },
+		`"ReturnValuesOnConditionCheckFailure":"ALL_OLD"`:  func() error { _, err := store.Write(t.Context(), w); return err },
+		`"ReturnValuesOnConditionCheckFailure":"ALL_OLD",`: func() error { _, err := store.WriteAll(t.Context(), []lease.Write{w}); return err },
+	} {
+		if err := ask(); err != nil || !strings.Contains(body, strings.TrimSuffix(what, ",")) {
+			t.Errorf("%v; %s isn't in %s", err, what, body)
+		}
+	}
+}
+
 // client is the SDK's, that retries without a pause.
 func client(url string) *dynamodb.Client {
 	return dynamodb.New(dynamodb.Options{
