@@ -14,10 +14,10 @@ import (
 // next renewal; an outage, of an hour here, does not end it.
 func TestOutage(t *testing.T) {
 	for name, fault := range map[string]leasetest.Fault{
-		"unreachable": leasetest.Fault{Fail: leasetest.Unreachable()},
-		"throttled":   leasetest.Fault{Fail: leasetest.Throttled()},
-		"hanging":     leasetest.Fault{Hold: leasetest.Until(nil)},
-		"denied":      leasetest.Fault{Fail: leasetest.Denied()},
+		"unreachable": {Fail: leasetest.Unreachable()},
+		"throttled":   {Fail: leasetest.Throttled()},
+		"hanging":     {Hold: leasetest.Until(nil)},
+		"denied":      {Fail: leasetest.Denied()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 1, func(w *world) {

@@ -14,12 +14,12 @@ import (
 // exactly one volume, the lowest, claimed once.
 func TestClaimOfUnknownOutcome(t *testing.T) {
 	for name, fault := range map[string]leasetest.Fault{
-		"reply lost":           leasetest.Fault{Lose: true},
-		"never sent":           leasetest.Fault{Fail: leasetest.Unreachable()},
-		"throttled":            leasetest.Fault{Fail: leasetest.Throttled()},
-		"late as well":         leasetest.Fault{Again: leasetest.After(time.Hour)},
-		"late only":            leasetest.Fault{Fail: leasetest.Unreachable(), Again: leasetest.After(10 * time.Millisecond)},
-		"late, lost and again": leasetest.Fault{Lose: true, Again: leasetest.After(time.Minute)},
+		"reply lost":           {Lose: true},
+		"never sent":           {Fail: leasetest.Unreachable()},
+		"throttled":            {Fail: leasetest.Throttled()},
+		"late as well":         {Again: leasetest.After(time.Hour)},
+		"late only":            {Fail: leasetest.Unreachable(), Again: leasetest.After(10 * time.Millisecond)},
+		"late, lost and again": {Lose: true, Again: leasetest.After(time.Minute)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 3, func(w *world) {
