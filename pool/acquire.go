@@ -19,6 +19,9 @@ type holding struct {
 	fsType string
 	cold   Reason // "" for warm
 	size   int64
+	sound  bool // the filesystem was made or checked by us
+
+	unmounted bool // on the way back
 }
 
 // work is an acquire, step by step. It leaves nothing held where it fails, or

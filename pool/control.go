@@ -29,6 +29,7 @@ type answer struct {
 	Result  *Result   `json:"result,omitempty"`
 	Release *Released `json:"release,omitempty"`
 	Error   string    `json:"error,omitempty"`
+	Ended   bool      `json:"ended,omitempty"` // the agent holds nothing and is about to go
 }
 
 // Released is what a release prints.
@@ -86,7 +87,7 @@ func (d RunDir) ask(ctx context.Context, point string, r request) (answer, error
 	var a answer
 	if err := json.NewEncoder(conn).Encode(r); err == nil {
 		err = json.NewDecoder(conn).Decode(&a)
-		if err == nil && a.Error == "" {
+		if err == nil && a.Error == "" && !a.Ended {
 			return a, nil
 		}
 	}

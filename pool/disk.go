@@ -14,8 +14,7 @@ type Disks interface {
 	MakePoint(point string, root Root) error
 	// Listen begins to watch for new devices; it is called before the attach.
 	Listen() (Arrivals, error)
-	// Attached lists the EBS volumes that the kernel shows, without the one
-	// that the machine runs from.
+	// Attached lists the EBS volumes that the kernel shows.
 	Attached() ([]AttachedVolume, error)
 	// MountedAt tells what is mounted at the point: a volume's id, or "" for
 	// anything else.
@@ -40,7 +39,9 @@ type Disk interface {
 	Path() string
 	SizeGiB() int64
 	Probe(ctx context.Context) (Probe, error)
-	Format(ctx context.Context, fsType, fsUUID string) error
+	// Format makes a filesystem on a disk that the last Probe said is blank, or,
+	// with overwrite, over whatever it holds.
+	Format(ctx context.Context, fsType, fsUUID string, overwrite bool) error
 	Check(ctx context.Context, fsType string) (repaired bool, err error)
 	Mount(ctx context.Context, point string, m MountOptions) error
 	InUse() (bool, error)
@@ -62,9 +63,8 @@ type MountOptions struct {
 
 // AttachedVolume is an EBS volume that the kernel shows.
 type AttachedVolume struct {
-	Volume  string
-	Device  string
-	Mounted bool
+	Volume string
+	InUse  bool // mounted, or otherwise held by the machine
 }
 
 // Usage is how full a filesystem is.

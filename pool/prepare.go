@@ -26,7 +26,7 @@ func (a *Agent) prepare(ctx context.Context, h *holding) *failure {
 	case useAsIs:
 		return a.check(ctx, h, found)
 	case formatIt:
-		return a.format(ctx, h)
+		return a.format(ctx, h, found.Content != Blank)
 	}
 	return &failure{reason: ReasonBadVolume, blame: blameVolume, err: contentError(was, found)}
 }
@@ -80,7 +80,7 @@ func contentError(was lease.Record, found Probe) error {
 
 // format: proof, then the mark, then mkfs, then done, and only then the mount.
 // So a volume with a mark never had a file in it.
-func (a *Agent) format(ctx context.Context, h *holding) *failure {
+func (a *Agent) format(ctx context.Context, h *holding, overwrite bool) *failure {
 	h.cold = map[lease.Format]Reason{lease.FormatNever: ReasonNew, lease.FormatWiping: ReasonWiped, lease.FormatBegun: ReasonRepaired}[h.before.Format]
 	h.fsType = a.claimant.Settings().Filesystem
 	fsUUID := uuid.NewString()
@@ -93,9 +93,10 @@ func (a *Agent) format(ctx context.Context, h *holding) *failure {
 	if h.lease.Danger() { // the reply came late: somebody may have taken over
 		return &failure{reason: ReasonUnreachable, err: errors.New("the lease was in danger before the format")}
 	}
-	if err := h.disk.Format(ctx, h.fsType, fsUUID); err != nil {
+	if err := h.disk.Format(ctx, h.fsType, fsUUID, overwrite); err != nil {
 		return diskFailure(err)
 	}
+	h.sound = true
 	return a.leaseFailure(h.lease.FormatDone(h.lease.Context()))
 }
 
@@ -112,6 +113,7 @@ func (a *Agent) check(ctx context.Context, h *holding, found Probe) *failure {
 			a.Log.Warn("filesystem repaired", zap.String("volume", h.before.Volume))
 		}
 	}
+	h.sound = true
 	if h.before.Format == lease.FormatDone && h.before.FSUUID != "" {
 		return nil
 	}
