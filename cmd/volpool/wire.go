@@ -56,7 +56,7 @@ func connect(ctx context.Context, c *cli.Context) (*clients, error) {
 		}
 	}
 	dynamo := dynamodb.NewFromConfig(cfg)
-	return &clients{aws: cfg, imds: metadata, dynamo: dynamo, ec2: pool.NewEC2(ec2Calls{ec2.NewFromConfig(cfg)}),
+	return &clients{aws: cfg, imds: metadata, dynamo: dynamo, ec2: pool.NewEC2(callsOf(ec2.NewFromConfig(cfg))),
 		store: lease.NewDynamoDB(dynamo, c.String("table"))}, nil
 }
 
