@@ -326,7 +326,8 @@ func namespace(pid int, kind string) string {
 	return name
 }
 
-// isAttachedTo asks the simulator for the truth; "" is nobody.
+// isAttachedTo asks the simulator for the truth; "" is nobody. The device is
+// there, and mounted, before EC2 calls it attached.
 func (w *behind) isAttachedTo(volume, instance string) {
 	w.Helper()
 	v, ok := w.EC2.Volume(volume)
@@ -334,7 +335,8 @@ func (w *behind) isAttachedTo(volume, instance string) {
 	case !ok:
 		w.Errorf("EC2 has no %s", volume)
 	case instance == "" && v.State == "available" && len(v.Attachments) == 0:
-	case instance != "" && len(v.Attachments) == 1 && v.Attachments[0].Instance == instance && v.Attachments[0].State == "attached":
+	case instance != "" && len(v.Attachments) == 1 && v.Attachments[0].Instance == instance &&
+		(v.Attachments[0].State == "attaching" || v.Attachments[0].State == "attached"):
 	default:
 		w.Errorf("%s is %s, attached as %+v, and should be to %q", volume, v.State, v.Attachments, instance)
 	}
