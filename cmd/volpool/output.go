@@ -180,13 +180,17 @@ func printVolumes(c *cli.Context, p lease.Pool, rs []lease.Record, odd []error, 
 	if len(rs) == 0 {
 		fmt.Fprintf(c.App.Writer, "pool %s has no volume\n", p.Name)
 	} else {
-		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+		var table strings.Builder
+		w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "VOLUME\tZONE\tSTATE\tOWNER\tSINCE\tGiB\tFS\tUSED\tUSES\tGEN\tNOTE")
 		for _, r := range rs {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\n", r.Volume, r.Zone, r.State, dash(r.Owner), since(r, now), r.SizeGiB,
 				dash(r.FSType), used(r), r.Uses, r.Generation, note(r, now))
 		}
 		w.Flush()
+		for line := range strings.Lines(table.String()) {
+			fmt.Fprintln(c.App.Writer, strings.TrimRight(line, " \n"))
+		}
 	}
 	if p.Settings.Paused {
 		fmt.Fprintf(c.App.Writer, "pool %s is paused: every acquire falls back at once\n", p.Name)
