@@ -26,7 +26,8 @@ type Device struct {
 }
 
 // Find opens the target's disk if it is there now, and waits for its lock while
-// ctx lasts. It answers ErrNoDevice if it isn't there.
+// ctx lasts. It answers ErrNoDevice if it isn't there, ErrLocked if ctx ended
+// first, and ErrGone where sysfs, node and disk do not agree.
 func (h *Host) Find(ctx context.Context, t Target) (*Device, error) {
 	found, err := h.lookUp(t)
 	if err != nil {
@@ -39,7 +40,7 @@ func (h *Host) Find(ctx context.Context, t Target) (*Device, error) {
 	}
 	d := &Device{host: h, target: t, disk: found, path: path, file: f}
 	if err := lock(ctx, f); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s, which another process has: %w", path, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w: %w", path, ErrLocked, err), f.Close())
 	}
 	// Only now: an orphan's mkfs may have held the lock for long.
 	if err := d.Verify(); err != nil {
@@ -89,7 +90,7 @@ func (d *Device) Verify() error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrGone, d.path, err)
 	}
-	if size != d.disk.bytes {
+	if size == 0 || size != d.disk.bytes {
 		return fmt.Errorf("%w: %s has %d bytes, sysfs says %d", ErrGone, d.path, size, d.disk.bytes)
 	}
 	if err := sameDevice(d.file, d.disk.number); err != nil {

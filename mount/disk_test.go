@@ -125,7 +125,9 @@ func bindLoop(t testing.TB, f *os.File) *os.File {
 		must(t, err)
 		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
 		must(t, err)
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &unix.LoopConfig{Fd: uint32(f.Fd()), Size: 512})
+		// Past the file's page cache, as behind a real disk there is none.
+		err = unix.IoctlLoopConfigure(int(loop.Fd()), &unix.LoopConfig{Fd: uint32(f.Fd()), Size: 512,
+			Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO}})
 		if err == nil {
 			// Read-only from here on: who holds it for writing keeps others out.
 			again, err := os.Open(loop.Name())

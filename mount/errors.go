@@ -12,6 +12,7 @@ import (
 var (
 	ErrNoDevice       = errors.New("no disk shows the volume")
 	ErrGone           = errors.New("the device went away, or is another one now")
+	ErrLocked         = errors.New("another process has the device, perhaps a mkfs or e2fsck that outlived its parent")
 	ErrInUse          = errors.New("the device is in use")
 	ErrNotBlank       = errors.New("the device was not proven blank")
 	ErrBadFilesystem  = errors.New("the filesystem is damaged")

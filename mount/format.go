@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"go.uber.org/zap"
 )
@@ -29,9 +30,8 @@ func (d *Device) Overwrite(ctx context.Context, fsType, fsUUID string) error {
 }
 
 func (d *Device) makeFilesystem(ctx context.Context, fsType, fsUUID string, zeroed bool) error {
-	args, err := mkfsArgs(fsType, fsUUID, zeroed)
-	if err != nil {
-		return fmt.Errorf("format %s: %w", d.path, err)
+	if fsType != "ext4" && fsType != "xfs" {
+		return fmt.Errorf("format %s: %q is not a filesystem we make", d.path, fsType)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("format %s: %w", d.path, context.Cause(ctx))
@@ -45,23 +45,19 @@ func (d *Device) makeFilesystem(ctx context.Context, fsType, fsUUID string, zero
 			return err
 		}
 	}
-	args = append(args, d.path)
-	said, err := run(d.file, args[0], args[1:]...)
+	var said string
+	var err error
+	switch fsType {
+	case "ext4":
+		said, err = d.makeExt4(fsUUID, zeroed)
+	default:
+		said, err = d.makeXFS(fsUUID)
+	}
 	if err != nil {
 		return fmt.Errorf("format %s: %w", d.path, err)
 	}
-	d.host.log.Info("formatted", zap.String("device", d.path), zap.Strings("command", args), zap.String("output", said))
+	d.host.log.Info("formatted", zap.String("device", d.path), zap.String("filesystem", fsType), zap.String("output", said))
 	return nil
-}
-
-func mkfsArgs(fsType, fsUUID string, zeroed bool) ([]string, error) {
-	switch fsType {
-	case "ext4":
-		return ext4Args(fsUUID, zeroed)
-	case "xfs":
-		return xfsArgs(fsUUID, zeroed)
-	}
-	return nil, fmt.Errorf("%q is not a filesystem we make", fsType)
 }
 
 // ext4Features is what mke2fs 1.43 to 1.46 make by default. Named one by one, so
@@ -71,33 +67,48 @@ func mkfsArgs(fsType, fsUUID string, zeroed bool) ([]string, error) {
 const ext4Features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg," +
 	"sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 
+// prezeroed tells mke2fs 1.47 that the inode tables are zero already. Without it
+// the kernel zeroes them in the background, after the mount.
+const prezeroed = "assume_storage_prezeroed"
+
+func (d *Device) makeExt4(fsUUID string, zeroed bool) (string, error) {
+	args := ext4Args(fsUUID, zeroed)
+	said, err := run(d.file, args[0], append(args[1:], d.path)...)
+	if err != nil && zeroed && strings.Contains(said, prezeroed) {
+		// An older one refuses the word, before it touches the device.
+		args = ext4Args(fsUUID, false)
+		return run(d.file, args[0], append(args[1:], d.path)...)
+	}
+	return said, err
+}
+
 // ext4Args are the options that write least: 5 MiB on 100 GiB, where the default
 // writes a hundred times that and goes on for minutes after the mount.
-func ext4Args(fsUUID string, zeroed bool) ([]string, error) {
+func ext4Args(fsUUID string, zeroed bool) []string {
 	extended := "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
-	// The kernel zeroes inode tables in the background, unless it is told that
-	// they are zero already. mke2fs 1.47 can tell it.
-	v, err := toolVersion("mkfs.ext4")
-	if err != nil {
-		return nil, err
-	}
-	if zeroed && v.atLeast(1, 47) {
-		extended += ",assume_storage_prezeroed=1"
+	if zeroed {
+		extended += "," + prezeroed + "=1"
 	}
 	return []string{"mkfs.ext4", "-q", "-U", fsUUID, "-E", extended, "-O", ext4Features,
 		"-b", "4096", "-I", "256", // else a small disk gets small blocks
 		"-m", "0", // no part of a cache is kept for root
-	}, nil
+	}
 }
 
-// xfsArgs keep to what Linux 4.18 reads: newer versions of mkfs.xfs turn on what
-// an older kernel, which may get the volume next, cannot mount. Without -f it
-// refuses a disk with a signature by itself.
-func xfsArgs(fsUUID string, zeroed bool) ([]string, error) {
-	v, err := toolVersion("mkfs.xfs")
+// makeXFS runs without -f: where mkfs.xfs itself still finds something, it
+// refuses.
+func (d *Device) makeXFS(fsUUID string) (string, error) {
+	said, err := run(nil, "mkfs.xfs", "-V")
 	if err != nil {
-		return nil, err
+		return said, err
 	}
+	return run(d.file, "mkfs.xfs", append(xfsOptions(parseVersion(said), fsUUID), d.path)...)
+}
+
+// xfsOptions keep to what Linux 4.18 reads: newer versions of mkfs.xfs turn on
+// what an older kernel, which may get the volume next, cannot mount, and older
+// ones know no word for it.
+func xfsOptions(v version, fsUUID string) []string {
 	metadata, inodes := "crc=1,finobt=1,rmapbt=0,reflink=1,uuid="+fsUUID, "sparse=1"
 	var naming []string
 	if v.atLeast(5, 10) {
@@ -110,11 +121,7 @@ func xfsArgs(fsUUID string, zeroed bool) ([]string, error) {
 		inodes += ",exchange=0"
 		naming = []string{"-n", "parent=0"}
 	}
-	args := append([]string{"mkfs.xfs", "-q", "-K", "-m", metadata, "-i", inodes}, naming...)
-	if !zeroed {
-		args = append(args, "-f")
-	}
-	return args, nil
+	return append([]string{"-q", "-K", "-m", metadata, "-i", inodes}, naming...)
 }
 
 type version struct{ major, minor int }
@@ -125,16 +132,8 @@ func (v version) atLeast(major, minor int) bool {
 
 var versionNumber = regexp.MustCompile(`\d+\.\d+`)
 
-func toolVersion(tool string) (version, error) {
-	said, err := run(nil, tool, "-V")
-	if err != nil {
-		return version{}, err
-	}
-	return parseVersion(said), nil
-}
-
-// parseVersion takes the first number that looks like a version: "mke2fs 1.47.0
-// (5-Feb-2023)". Where there is none, the tool counts as old.
+// parseVersion takes the first number that looks like a version: "mkfs.xfs
+// version 6.1.0". Where there is none, the tool counts as old.
 func parseVersion(said string) version {
 	var v version
 	if _, err := fmt.Sscanf(versionNumber.FindString(said), "%d.%d", &v.major, &v.minor); err != nil {

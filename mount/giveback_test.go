@@ -168,6 +168,9 @@ func TestBusy(t *testing.T) {
 			if !ok || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), who) {
 				t.Errorf("unmount: %v, want %s named", err, who)
 			}
+			if strings.Contains(fmt.Sprint(err), "\n") {
+				t.Errorf("more than a line: %q", err)
+			}
 			if ok && len(busy.Holders) != 1 {
 				t.Errorf("holders: %q, want one", busy.Holders)
 			}

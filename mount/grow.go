@@ -24,7 +24,7 @@ type xfsGrowth struct {
 }
 
 // grow lets the mounted filesystem have the whole device, for a volume may have
-// been enlarged since it was formatted.
+// been enlarged since it was formatted. For ext4 it takes CAP_SYS_RESOURCE.
 func (d *Device) grow(point, fsType string) error {
 	switch fsType {
 	case "ext4":

@@ -166,8 +166,8 @@ func TestOneHasIt(t *testing.T) {
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := l.Wait(ctx, Target{VolumeID: testVolume}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("second: %v, want the deadline", err)
+	if _, err := l.Wait(ctx, Target{VolumeID: testVolume}); !errors.Is(err, ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("second: %v, want ErrLocked at the deadline", err)
 	}
 	result := awaited(t, l, Target{VolumeID: testVolume})
 	must(t, first.Close())

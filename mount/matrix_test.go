@@ -170,7 +170,7 @@ func TestVanishes(t *testing.T) {
 			m := newMachine(t)
 			disk := m.plug("nvme1n1", testVolume, matrixSize)
 			d := m.find(testVolume)
-			checks := slices.Insert(checksFor(d.disk.bytes), 3, check{"vanish", func(*Device, *os.File) (Probe, error) {
+			checks := slices.Insert(checksFor(d.disk.bytes), 3, check{"vanish", func(*Device, *os.File, []byte) (Probe, error) {
 				disk.hide()
 				vanish(disk)
 				return Probe{Content: Blank}, nil

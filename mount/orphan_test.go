@@ -25,7 +25,7 @@ func slowTool(t *testing.T, name string) (began, mayEnd string) {
 	dir := t.TempDir()
 	began, mayEnd = filepath.Join(dir, "began"), filepath.Join(dir, "may-end")
 	must(t, unix.Mkfifo(mayEnd, 0o600))
-	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = -V ] && exec %s -V\ntouch %s\nread -r line < %s\nexec %s \"$@\"\n", real, began, mayEnd, real)
+	script := fmt.Sprintf("#!/bin/sh\ntouch %s\nread -r line < %s\nexec %s \"$@\"\n", began, mayEnd, real)
 	must(t, os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	return began, mayEnd

@@ -18,7 +18,7 @@ const (
 )
 
 // signatures asks blkid, which knows more formats than anybody.
-func (d *Device) signatures(*os.File) (Probe, error) {
+func (d *Device) signatures(*os.File, []byte) (Probe, error) {
 	said, err := run(d.file, "blkid", "-p", "-o", "export", d.path)
 	exit := blkidFound
 	if err != nil {

@@ -3,6 +3,7 @@
 package mount
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -90,7 +91,7 @@ func parseNumber(text string) (uint64, error) {
 	major, minor, _ := strings.Cut(text, ":")
 	ma, err1 := strconv.ParseUint(major, 10, 32)
 	mi, err2 := strconv.ParseUint(minor, 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
+	if err := cmp.Or(err1, err2); err != nil {
 		return 0, fmt.Errorf("parse device number: %w", err)
 	}
 	return unix.Mkdev(uint32(ma), uint32(mi)), nil

@@ -111,7 +111,7 @@ func (s *siege) until(ctx context.Context, try func() error, busy error) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return &BusyError{Point: s.point, Holders: s.host.holders(s.point, s.mounted), Err: errors.Join(context.Cause(ctx), err)}
+			return &BusyError{Point: s.point, Holders: s.host.holders(s.point, s.mounted), Err: fmt.Errorf("%w: %w", context.Cause(ctx), err)}
 		}
 	}
 }
