@@ -245,11 +245,12 @@ func writeFile(t *testing.T, path string) string {
 	return path
 }
 
-// showLoops links the kernel's loop devices into our tree.
+// showLoops shows in our tree what files the kernel's loop devices are on.
 func (m *machine) showLoops() {
-	loops, err := filepath.Glob("/sys/block/loop*")
+	loops, err := filepath.Glob("/sys/block/loop*/loop")
 	must(m.t, err)
 	for _, l := range loops {
-		must(m.t, os.Symlink(l, filepath.Join(m.host.sysfs, "block", filepath.Base(l))))
+		disk := filepath.Join(m.host.sysfs, "block", filepath.Base(filepath.Dir(l)))
+		must(m.t, errors.Join(os.Mkdir(disk, 0o755), os.Symlink(l, filepath.Join(disk, "loop"))))
 	}
 }

@@ -3,7 +3,6 @@
 package mount
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -91,8 +90,8 @@ func parseNumber(text string) (uint64, error) {
 	major, minor, _ := strings.Cut(text, ":")
 	ma, err1 := strconv.ParseUint(major, 10, 32)
 	mi, err2 := strconv.ParseUint(minor, 10, 32)
-	if err := cmp.Or(err1, err2); err != nil {
-		return 0, fmt.Errorf("parse device number: %w", err)
+	if err1 != nil || err2 != nil {
+		return 0, fmt.Errorf("%q is no device number", text)
 	}
 	return unix.Mkdev(uint32(ma), uint32(mi)), nil
 }
