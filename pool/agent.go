@@ -16,6 +16,7 @@ import (
 type Options struct {
 	Pool          string
 	MountPoint    string
+	Began         time.Duration // Elapsed when the caller began; 0: now
 	Timeout       time.Duration // the result is there by then
 	AttachTimeout time.Duration // from when EC2 accepted the attach
 	Wait          time.Duration // for a volume to become free
@@ -62,7 +63,9 @@ func NewAgent(p Parts, o Options) *Agent {
 		p.Log = zap.NewNop()
 	}
 	a := &Agent{Parts: p, opt: o, step: ReasonTimeout}
-	a.began = a.elapsed()
+	if a.began = o.Began; a.began == 0 {
+		a.began = a.elapsed()
+	}
 	a.decided.done = make(chan struct{})
 	return a
 }
@@ -172,7 +175,7 @@ func (d *decision) result() Result {
 func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 	// The caller's own deadline is the flag's: the result is to be with it by
 	// then.
-	patience := a.opt.Timeout - min(time.Second, a.opt.Timeout/10)
+	patience := a.opt.Timeout - min(time.Second, a.opt.Timeout/10) - (a.elapsed() - a.began)
 	deadline, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	worked := make(chan *holding, 1)

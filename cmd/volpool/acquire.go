@@ -52,7 +52,7 @@ func agentCommand() *cli.Command {
 
 // options reads the flags that acquire and agent share.
 func options(c *cli.Context) (pool.Options, error) {
-	o := pool.Options{Pool: c.String("pool"), Timeout: c.Duration("timeout"), AttachTimeout: c.Duration("attach-timeout"),
+	o := pool.Options{Pool: c.String("pool"), Began: lease.Elapsed(), Timeout: c.Duration("timeout"), AttachTimeout: c.Duration("attach-timeout"),
 		Wait: c.Duration("wait"), FallbackDir: c.String("fallback-dir")}
 	if err := noMore(c, c.Args().Slice(), 0); err != nil {
 		return o, err
