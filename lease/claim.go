@@ -370,8 +370,13 @@ func mine(r Record, g int64, attempt string) bool {
 
 // again repeats a request of unknown outcome, as it was, until ctx ends.
 func again[T any](ctx context.Context, send func() (T, error)) (T, error) {
+	var before error
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		got, err := send()
+		if err != nil && ctx.Err() != nil && before != nil && !final(err) {
+			return got, before // that the time is up says less than why it took so long
+		}
+		before = err
 		if err == nil || final(err) || ctx.Err() != nil {
 			return got, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -191,6 +192,9 @@ func storeError(op, table string, err error) error {
 	api, answered := errors.AsType[smithy.APIError](err)
 	if !answered {
 		e.Kind = ErrUnreachable
+		if sent, ok := errors.AsType[*url.Error](err); ok {
+			e.Err = sent.Err // without the SDK's account of its tries
+		}
 		return e
 	}
 	switch api.ErrorCode() {

@@ -175,7 +175,8 @@ func (d *decision) result() Result {
 func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 	// The caller's own deadline is the flag's: the result is to be with it by
 	// then.
-	patience := a.opt.Timeout - min(time.Second, a.opt.Timeout/10) - (a.elapsed() - a.began)
+	margin := min(time.Second, a.opt.Timeout/10)
+	patience := a.opt.Timeout - margin - (a.elapsed() - a.began)
 	deadline, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	worked := make(chan *holding, 1)
@@ -193,7 +194,16 @@ func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 	var h *holding
 	select {
 	case h = <-worked:
+		if h == nil {
+			a.fallBack()
+		}
+		return h
 	case <-deadline.Done():
+	}
+	// Who only waited for an answer knows best what was missing, and says so now.
+	select {
+	case h = <-worked:
+	case <-time.After(margin / 2):
 		if a.decided.make(a.fallbackOf(a.late(ctx)), true) {
 			a.Log.Warn("falling back at the deadline", zap.String("reason", string(*a.decided.result().Reason)))
 		} else {

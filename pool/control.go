@@ -23,6 +23,8 @@ import (
 type request struct {
 	Op   string `json:"op"` // "result" or "release"
 	Kill bool   `json:"kill,omitempty"`
+	// Patience is how long the caller of a release will wait.
+	Patience time.Duration `json:"patience,omitempty"`
 }
 
 type answer struct {
@@ -59,7 +61,11 @@ func (d RunDir) AskResult(ctx context.Context, point string) (Result, error) {
 
 // AskRelease has the living agent give the volume back, and waits for it.
 func (d RunDir) AskRelease(ctx context.Context, point string, kill bool) (Released, error) {
-	a, err := d.ask(ctx, point, request{Op: "release", Kill: kill})
+	r := request{Op: "release", Kill: kill}
+	if deadline, ok := ctx.Deadline(); ok {
+		r.Patience = time.Until(deadline)
+	}
+	a, err := d.ask(ctx, point, r)
 	if err != nil {
 		return Released{}, err
 	}

@@ -16,9 +16,8 @@ type Disks interface {
 	Listen() (Arrivals, error)
 	// Attached lists the EBS volumes that the kernel shows.
 	Attached() ([]AttachedVolume, error)
-	// MountedAt tells what is mounted at the point: a volume's id, or "" for
-	// anything else.
-	MountedAt(point string) (volume string, mounted bool, err error)
+	// MountedAt tells what is mounted at the point.
+	MountedAt(point string) (m Mounted, mounted bool, err error)
 	// BindMount shows dir at the mount point.
 	BindMount(dir, point string, root Root) error
 	// Unmount takes away what is mounted, once nobody uses it any more; kill
@@ -60,6 +59,9 @@ type MountOptions struct {
 	Options []string
 	Root    Root
 }
+
+// Mounted is what is mounted somewhere: Volume is "" where it is no volume.
+type Mounted struct{ Volume, Device string }
 
 // AttachedVolume is an EBS volume that the kernel shows.
 type AttachedVolume struct {

@@ -38,6 +38,11 @@ func (a *Agent) handler(releases chan<- releaseRequest, ended <-chan struct{}) f
 		if r.Op != "release" {
 			return answer{Error: fmt.Sprintf("operation %q is not known to this agent", r.Op)}
 		}
+		if r.Patience > 0 { // the answer is to be there before the caller goes
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, r.Patience-min(time.Second, r.Patience/10))
+			defer cancel()
+		}
 		reply := make(chan answer, 1)
 		select {
 		case releases <- releaseRequest{ctx, r.Kill, reply}:
@@ -129,6 +134,9 @@ func (a *Agent) giveBack(ctx context.Context, h *holding, kill bool) (Released, 
 			h.disk.Close()
 		}
 	}
+	// Nobody's patience ends what follows: nothing uses the volume any more.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
+	defer cancel()
 	lost := h.lease.Context().Err() != nil
 	if !lost {
 		// Recorded at once: the machine may have little time left.
@@ -262,10 +270,11 @@ func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 		return nothing, nil
 	}
 	a.id, a.opt.Pool = Identity{Instance: left.Instance, Zone: left.Zone}, left.Pool
-	mounted, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
+	there, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
 	if err != nil {
 		return Released{}, err
 	}
+	mounted := there.Volume
 	if left.Volume == "" {
 		if left.Bound && isMounted && mounted == "" {
 			if err := a.Disks.Unmount(ctx, a.opt.MountPoint, kill); err != nil {

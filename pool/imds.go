@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
@@ -37,6 +38,9 @@ func Identify(ctx context.Context, api imdsAPI) (Identity, error) {
 
 // rootCause spares the reader the SDK's chain of wrappers.
 func rootCause(err error) error {
+	if sent, ok := errors.AsType[*url.Error](err); ok {
+		return sent.Err
+	}
 	for {
 		next := errors.Unwrap(err)
 		if next == nil {

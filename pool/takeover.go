@@ -148,10 +148,11 @@ func volumeState(v VolumeInfo, known bool, owner, me string) lease.VolumeState {
 // devices that the kernel shows. It asks EC2 nothing.
 func (a *Agent) resume(ctx context.Context, previous *State) (*holding, *failure) {
 	a.at(ReasonUnreachable)
-	mounted, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
+	there, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
 	if err != nil {
 		return nil, &failure{reason: ReasonMachine, err: err}
 	}
+	mounted := there.Volume
 	if isMounted && mounted == "" && previous != nil && previous.Bound {
 		soon, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
@@ -185,7 +186,7 @@ func (a *Agent) resume(ctx context.Context, previous *State) (*holding, *failure
 		switch {
 		case l == nil:
 		case mounted != "":
-			return a.carryOn(ctx, l)
+			return a.carryOn(ctx, l, there.Device)
 		default:
 			if h, f := a.use(ctx, l); f == nil || f.blame == blameNone {
 				return h, f
@@ -221,8 +222,8 @@ func (a *Agent) readopt(ctx context.Context, volume string, mounted bool) (*leas
 }
 
 // carryOn holds a volume that is mounted already.
-func (a *Agent) carryOn(ctx context.Context, l *lease.Lease) (*holding, *failure) {
-	h := &holding{lease: l, before: l.Record(), fsType: l.Record().FSType, size: l.Record().SizeGiB}
+func (a *Agent) carryOn(ctx context.Context, l *lease.Lease, device string) (*holding, *failure) {
+	h := &holding{lease: l, before: l.Record(), device: device, fsType: l.Record().FSType, size: l.Record().SizeGiB}
 	h.before.Uses-- // this is the use that was counted
 	l.Note(lease.Facts{Phase: phase(lease.Mounted)})
 	if f := a.leaseFailure(l.Confirm(ctx)); f != nil {

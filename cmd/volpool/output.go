@@ -53,7 +53,11 @@ func resultText(r pool.Result) string {
 		return fmt.Sprintf("%-9s %s at %s  %s %d GiB  %d %% used  generation %d%s\n", r.Result, value(r.Volume), r.MountPoint,
 			value(r.Filesystem), value(r.SizeGiB), value(r.UsedPercent), value(r.Generation), took)
 	}
-	s := fmt.Sprintf("%-9s %s is a plain directory%s%s\n  why: %s: %s\n", r.Result, r.MountPoint, room(r.MountPoint), took, value(r.Reason), value(r.Message))
+	what := "is a plain directory" + room(r.MountPoint)
+	if value(r.Reason) == pool.ReasonMountPoint {
+		what = "is left as it is"
+	}
+	s := fmt.Sprintf("%-9s %s %s%s\n  why: %s: %s\n", r.Result, r.MountPoint, what, took, value(r.Reason), value(r.Message))
 	if r.Hint != nil {
 		s += "  fix: " + *r.Hint + "\n"
 	}

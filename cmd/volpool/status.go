@@ -26,7 +26,8 @@ func status(c *cli.Context) error {
 	if err := noMore(c, c.Args().Slice(), 0); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.Context, c.Duration("wait"))
+	wait := c.Duration("wait")
+	ctx, cancel := context.WithTimeout(c.Context, max(wait, time.Second)) // a living agent answers at once
 	defer cancel()
 	dir := pool.RunDir(c.String("run-dir"))
 	var all []held
@@ -37,7 +38,7 @@ func status(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(all) > 0 && !pending || ctx.Err() != nil {
+		if len(all) > 0 && !pending || wait == 0 || ctx.Err() != nil {
 			break
 		}
 		select {

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/smithy-go/logging"
 	"github.com/urfave/cli/v2"
 	"github.com/volpool/volpool/lease"
 	"github.com/volpool/volpool/mount"
@@ -38,6 +39,7 @@ type clients struct {
 // who needs it is told by needRegion.
 func connect(ctx context.Context, c *cli.Context) (*clients, error) {
 	cfg, err := config.LoadDefaultConfig(ctx, config.WithRegion(c.String("region")),
+		config.WithLogger(logging.Nop{}), // it warns of what its own retries see to
 		config.WithHTTPClient(awshttp.NewBuildableClient().
 			WithDialerOptions(func(d *net.Dialer) { d.Timeout = 3 * time.Second }).
 			WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = 10 * time.Second })),
@@ -49,7 +51,11 @@ func connect(ctx context.Context, c *cli.Context) (*clients, error) {
 	}
 	metadata := imds.NewFromConfig(cfg, func(o *imds.Options) { o.EnableFallback = aws.FalseTernary })
 	if cfg.Region == "" {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		patience := 5 * time.Second
+		if t := c.Duration("timeout"); t > 0 { // an acquire has its deadline from its start
+			patience = min(patience, t/3)
+		}
+		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		if out, err := metadata.GetRegion(ctx, nil); err == nil {
 			cfg.Region = out.Region
@@ -161,9 +167,9 @@ func (d disks) Attached() ([]pool.AttachedVolume, error) {
 	return attached, err
 }
 
-func (d disks) MountedAt(point string) (string, bool, error) {
+func (d disks) MountedAt(point string) (pool.Mounted, bool, error) {
 	m, mounted, err := d.host.MountedAt(point)
-	return m.VolumeID, mounted, err
+	return pool.Mounted{Volume: m.VolumeID, Device: m.Source}, mounted, err
 }
 
 func (d disks) Unmount(ctx context.Context, point string, kill bool) error {
