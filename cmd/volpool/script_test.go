@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,11 +48,10 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sim.Close() })
-	tables := 0
+	var tables atomic.Int64 // the scripts run side by side
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			tables++
 			w := &world{sim: sim, dynamo: dynamo.Client(), run: filepath.Join(env.WorkDir, "run"), point: filepath.Join(env.WorkDir, "cache")}
 			env.Values[worldKey{}] = w
 			env.Defer(w.cleanUp)
@@ -66,7 +66,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { silent.Close() })
 			for key, value := range map[string]string{
-				"PATH": bin + ":" + os.Getenv("PATH"), "VOLPOOL_TABLE": "scripts" + strconv.Itoa(tables), "VOLPOOL_RUN_DIR": w.run,
+				"PATH": bin + ":" + os.Getenv("PATH"), "VOLPOOL_TABLE": "scripts" + strconv.FormatInt(tables.Add(1), 10), "VOLPOOL_RUN_DIR": w.run,
 				"VOLPOOL_MOUNT_POINT": w.point, "VOLPOOL_SYSFS_ROOT": inst.SysfsRoot, "VOLPOOL_DEV_ROOT": inst.DevRoot,
 				"AWS_ENDPOINT_URL_DYNAMODB": dynamo.Endpoint(), "AWS_ENDPOINT_URL_EC2": sim.Endpoint(),
 				"AWS_EC2_METADATA_SERVICE_ENDPOINT": inst.IMDS, "AWS_REGION": "us-east-1", "INSTANCE": inst.ID, "POINT": w.point, "RUN": w.run,

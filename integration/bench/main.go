@@ -1,0 +1,95 @@
+// Command bench prints the project's figures, each on a line of its own:
+//
+//	figure NAME VALUE UNIT limit OP N ok|MISSED
+//
+// It exits with 1 where one is missed. It needs root, for loop devices.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/volpool/volpool/integration/dynamolocal"
+	"github.com/volpool/volpool/integration/ec2sim"
+	"github.com/volpool/volpool/integration/ec2sim/loopdev"
+)
+
+const (
+	zone   = "us-east-1a"
+	binary = "bin/volpool"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// errMissed ends a run in which a figure was beyond its limit.
+var errMissed = errors.New("a figure was missed")
+
+// bench is what all figures are measured on.
+type bench struct {
+	dynamo *dynamolocal.Server
+	ec2    *ec2sim.Sim
+	dir    string
+	missed bool
+}
+
+func run(ctx context.Context) (err error) {
+	b := &bench{}
+	if b.dir, err = os.MkdirTemp("", "volpool-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if b.dynamo, err = dynamolocal.Start(ctx, dynamolocal.Config{}); err != nil {
+		return err
+	}
+	defer b.dynamo.Stop()
+	backend, err := loopdev.New(loopdev.Config{Dir: b.dir + "/ec2"})
+	if err != nil {
+		return err
+	}
+	if b.ec2, err = ec2sim.Start(ec2sim.Config{Zones: []string{zone}, Backend: backend}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.ec2.Close()) }()
+	for _, group := range []func(context.Context) error{b.size, b.acquire, b.race, b.oldWay} {
+		if err := group(ctx); err != nil {
+			return err
+		}
+	}
+	if b.missed {
+		return errMissed
+	}
+	return nil
+}
+
+// figure prints a value that nothing is asked of.
+func (b *bench) figure(name string, value float64, unit string) {
+	fmt.Printf("figure %s %.4g %s\n", name, value, unit)
+}
+
+func (b *bench) atMost(name string, value float64, unit string, limit float64) {
+	b.judge(name, value, unit, "<=", limit, value <= limit)
+}
+
+func (b *bench) atLeast(name string, value float64, unit string, limit float64) {
+	b.judge(name, value, unit, ">=", limit, value >= limit)
+}
+
+func (b *bench) judge(name string, value float64, unit, op string, limit float64, ok bool) {
+	word := "ok"
+	if !ok {
+		word, b.missed = "MISSED", true
+	}
+	fmt.Printf("figure %s %.4g %s limit %s %.4g %s\n", name, value, unit, op, limit, word)
+}
