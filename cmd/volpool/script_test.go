@@ -26,7 +26,8 @@ import (
 )
 
 // The command line is tested by the built binary, on DynamoDB Local, the EC2
-// simulator and real loop devices: one instance and one table for each script.
+// simulator and real loop devices: an EC2, an instance and a table of its own for
+// each script, for they run side by side.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
@@ -39,19 +40,23 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("build the binary: %v\n%s", err, out)
 	}
 	dynamo := dynamolocal.Shared(t)
-	backend, err := loopdev.New(loopdev.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sim, err := ec2sim.Start(ec2sim.Config{Zones: []string{"us-east-1a", "us-east-1b"}, Backend: backend})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sim.Close() })
-	var tables atomic.Int64 // the scripts run side by side
+	var tables atomic.Int64
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
+			backend, err := loopdev.New(loopdev.Config{Dir: filepath.Join(env.WorkDir, "ec2")})
+			if err != nil {
+				return err
+			}
+			sim, err := ec2sim.Start(ec2sim.Config{Zones: []string{"us-east-1a", "us-east-1b"}, Backend: backend})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() {
+				if err := sim.Close(); err != nil {
+					t.Error(err)
+				}
+			})
 			w := &world{sim: sim, dynamo: dynamo.Client(), run: filepath.Join(env.WorkDir, "run"), point: filepath.Join(env.WorkDir, "cache")}
 			env.Values[worldKey{}] = w
 			env.Defer(w.cleanUp)
