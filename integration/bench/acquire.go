@@ -33,7 +33,7 @@ func (b *bench) size(ctx context.Context) error {
 		took = append(took, float64(time.Since(start).Microseconds())/1e3)
 	}
 	slices.Sort(took)
-	b.atMost("binary.help", took[len(took)/2], "ms", 30)
+	b.atMost("binary.help", (took[9]+took[10])/2, "ms", 30)
 	return nil
 }
 
@@ -51,9 +51,18 @@ func (b *bench) acquire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	path, err := filepath.Abs(binary)
+	if err != nil {
+		return err
+	}
+	m, err := startMachine(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.end()
 	runDir, point := filepath.Join(b.dir, "run"), filepath.Join(b.dir, "cache")
 	volpool := func(args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, binary, args...)
+		cmd := m.command(ctx, append([]string{path}, args...)...)
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "AWS_REGION=us-east-1", "VOLPOOL_TABLE=acquire",
 			"AWS_ACCESS_KEY_ID=" + dynamolocal.AccessKey, "AWS_SECRET_ACCESS_KEY=" + dynamolocal.SecretKey,
 			"AWS_ENDPOINT_URL_DYNAMODB=" + server.URL, "AWS_ENDPOINT_URL_EC2=" + b.ec2.Endpoint(), "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + inst.IMDS,
@@ -65,10 +74,6 @@ func (b *bench) acquire(ctx context.Context) error {
 		}
 		return out, nil
 	}
-	defer func() { // a failure in between leaves nothing mounted
-		ctx = context.Background()
-		volpool("--quiet", "release", "--kill")
-	}()
 	for _, args := range [][]string{{"pool", "init", "ci"}, {"pool", "add", "ci", v.ID}, {"acquire", "--pool", "ci"}, {"release"}} {
 		if _, err := volpool(args...); err != nil {
 			return err
@@ -98,7 +103,7 @@ func (b *bench) acquire(ctx context.Context) error {
 	fmt.Println("a warm acquire asks:", calls)
 	b.atMost("acquire.calls", float64(total), "calls", 4)
 	b.atMost("acquire.describes", float64(describes), "calls", 0)
-	peak, err := agentPeak(runDir)
+	peak, err := agentPeak(m, runDir)
 	if err != nil {
 		return err
 	}
@@ -107,7 +112,7 @@ func (b *bench) acquire(ctx context.Context) error {
 }
 
 // agentPeak is the most memory the agent had resident, in bytes.
-func agentPeak(runDir string) (float64, error) {
+func agentPeak(m *machine, runDir string) (float64, error) {
 	files, err := filepath.Glob(filepath.Join(runDir, "*.json"))
 	if err != nil || len(files) != 1 {
 		return 0, fmt.Errorf("state files %v: %w", files, err)
@@ -120,7 +125,7 @@ func agentPeak(runDir string) (float64, error) {
 	if err := json.Unmarshal(data, &state); err != nil {
 		return 0, err
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", state.PID))
+	status, err := os.ReadFile(m.proc(fmt.Sprintf("%d/status", state.PID)))
 	if err != nil {
 		return 0, err
 	}

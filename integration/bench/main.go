@@ -24,10 +24,14 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	// A second signal doesn't stop the clearing up.
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(ctx)
-	stop()
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "bench:", context.Cause(ctx))
+		os.Exit(130)
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -45,11 +49,14 @@ type bench struct {
 }
 
 func run(ctx context.Context) (err error) {
+	if err := loopdev.Supported(); err != nil {
+		return err
+	}
 	b := &bench{}
 	if b.dir, err = os.MkdirTemp("", "volpool-bench-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 	if b.dynamo, err = dynamolocal.Start(ctx, dynamolocal.Config{}); err != nil {
 		return err
 	}

@@ -41,7 +41,10 @@ func newProxy(endpoint string) *proxy {
 		}
 		p.mu.Unlock()
 		if asked != nil {
-			<-asked
+			select {
+			case <-asked:
+			case <-r.Request.Context().Done(): // nobody waits for it any more
+			}
 		}
 		return nil
 	}

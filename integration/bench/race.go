@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
 	"github.com/volpool/volpool/integration/dynamolocal"
 	"github.com/volpool/volpool/integration/ec2sim"
 	"github.com/volpool/volpool/integration/ec2sim/cloud"
@@ -24,6 +25,7 @@ import (
 const (
 	racers      = 20
 	repetitions = 20
+	patience    = time.Minute // with one repetition, whose callers wait for each other
 )
 
 // race has twenty instances claim from twenty volumes, all of them having seen
@@ -55,26 +57,34 @@ func (b *bench) race(ctx context.Context) error {
 		var races int64
 		held := map[string]bool{}
 		leases := make([]*lease.Lease, racers)
-		err := together(func(i int) error {
+		err := together(ctx, func(ctx context.Context, i int) error {
 			c, err := lease.New(lease.Config{Store: store, Pool: "ci", Zone: zone, Owner: fmt.Sprintf("i-%017x", i), MountPoint: "/mnt/cache"})
 			if err != nil {
 				return err
 			}
 			l, err := c.Claim(ctx, nil)
+			mu.Lock()
+			defer mu.Unlock()
+			races += c.LostRaces()
+			if errors.Is(err, lease.ErrNoFree) {
+				return nil // its instance takes the fallback: one volume less
+			}
 			if err != nil {
 				return err
 			}
 			leases[i] = l
-			mu.Lock()
-			defer mu.Unlock()
 			held[l.Volume()] = true
-			races += c.LostRaces()
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		if err := together(func(i int) error { return leases[i].Release(ctx, true) }); err != nil {
+		if err := together(ctx, func(ctx context.Context, i int) error {
+			if leases[i] == nil {
+				return nil
+			}
+			return leases[i].Release(ctx, true)
+		}); err != nil {
 			return err
 		}
 		distinct, lost = min(distinct, len(held)), min(lost, races)
@@ -84,12 +94,19 @@ func (b *bench) race(ctx context.Context) error {
 	return nil
 }
 
-// together runs twenty at once.
-func together(do func(i int) error) error {
+// together runs twenty at once. One that fails ends all: the others may wait
+// for its call.
+func together(ctx context.Context, do func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	errs := make([]error, racers)
 	var all sync.WaitGroup
 	for i := range racers {
-		all.Go(func() { errs[i] = do(i) })
+		all.Go(func() {
+			if errs[i] = do(ctx, i); errs[i] != nil {
+				cancel()
+			}
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
@@ -117,7 +134,7 @@ func (b *bench) oldWay(ctx context.Context) error {
 	for range repetitions {
 		b.ec2.Inject(cloud.Fault{Kind: cloud.Hold, Action: "DescribeVolumes", Callers: racers, Times: racers})
 		got := make([]string, racers)
-		if err := together(func(i int) (err error) {
+		if err := together(ctx, func(ctx context.Context, i int) (err error) {
 			got[i], err = firstAvailable(ctx, client, instances[i].ID)
 			return err
 		}); err != nil {
@@ -155,7 +172,10 @@ func firstAvailable(ctx context.Context, client *ec2.Client, instance string) (s
 	})
 	id := *out.Volumes[0].VolumeId
 	if _, err := client.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &id, InstanceId: &instance, Device: aws.String("/dev/xvdf")}); err != nil {
-		return "", nil // another was faster
+		if code := apiCode(err); code == "VolumeInUse" || code == "IncorrectState" {
+			return "", nil // another was faster
+		}
+		return "", err
 	}
 	for { // as a script does it
 		out, err := client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{id}})
@@ -166,4 +186,11 @@ func firstAvailable(ctx context.Context, client *ec2.Client, instance string) (s
 			return id, nil
 		}
 	}
+}
+
+func apiCode(err error) string {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		return api.ErrorCode()
+	}
+	return ""
 }
