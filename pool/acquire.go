@@ -36,6 +36,9 @@ func (a *Agent) work(ctx context.Context, previous *State) (*holding, *failure) 
 	if h, f := a.resume(ctx, previous); h != nil || f != nil {
 		return h, f
 	}
+	a.mu.Lock()
+	a.left = nil
+	a.mu.Unlock()
 	if f := a.pointFree(); f != nil {
 		return nil, f
 	}

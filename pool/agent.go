@@ -51,6 +51,7 @@ type Agent struct {
 	seconds  Seconds
 	step     Reason // what a deadline would interrupt
 	bound    bool   // --fallback-dir is mounted at the mount point
+	left     *State // what a former agent held, until it is known what became of it
 	blamed   bool   // a volume was quarantined by this acquire
 }
 
@@ -87,6 +88,9 @@ func (a *Agent) Run(ctx context.Context, tell func(Result)) error {
 	previous, err := a.Parts.Run.Load(a.opt.MountPoint)
 	if err != nil {
 		a.Log.Warn("going on without the state of a former agent", zap.Error(err))
+	}
+	if previous != nil && previous.Volume != "" {
+		a.left = previous
 	}
 	releases := make(chan releaseRequest)
 	ended := make(chan struct{})
@@ -128,8 +132,12 @@ func (a *Agent) state(h *holding, r *Result) State {
 	defer a.mu.Unlock()
 	s := State{Schema: 1, BootID: a.BootID, PID: os.Getpid(), Pool: a.opt.Pool, Zone: a.id.Zone, Instance: a.id.Instance,
 		MountPoint: a.opt.MountPoint, Bound: a.bound, Result: r}
-	if h != nil {
+	switch {
+	case h != nil:
 		s.Volume, s.Generation = h.lease.Volume(), h.lease.Generation()
+	case a.left != nil: // a release has nothing else to go by
+		s.Pool, s.Zone, s.Instance = a.left.Pool, a.left.Zone, a.left.Instance
+		s.Volume, s.Generation = a.left.Volume, a.left.Generation
 	}
 	return s
 }
