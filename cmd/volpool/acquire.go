@@ -296,8 +296,12 @@ func startAgent(c *cli.Context, o pool.Options, logFile string) (pid int, exited
 		return 0, nil, err
 	}
 	defer out.Close()
+	args, err := agentArgs(c, o)
+	if err != nil {
+		return 0, nil, err
+	}
 	cmd := exec.Command(self)
-	cmd.Args = append([]string{"volpool"}, agentArgs(c, o)...)
+	cmd.Args = append([]string{"volpool"}, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -311,16 +315,25 @@ func startAgent(c *cli.Context, o pool.Options, logFile string) (pid int, exited
 	return cmd.Process.Pid, done, nil
 }
 
-// agentArgs passes on what was set, however it was set.
-func agentArgs(c *cli.Context, o pool.Options) []string {
+// agentArgs passes on what was set, however it was set. The agent works in /:
+// paths are made absolute for it.
+func agentArgs(c *cli.Context, o pool.Options) ([]string, error) {
 	var args []string
-	for _, name := range []string{"table", "region", "log-level", "log-format", "run-dir", "sysfs-root", "dev-root"} {
+	for _, name := range []string{"table", "region", "log-level", "log-format"} {
 		if v := c.String(name); v != "" {
 			args = append(args, "--"+name, v)
 		}
 	}
+	paths := []string{"run-dir", "sysfs-root", "dev-root"}
 	if c.IsSet("config") {
-		args = append(args, "--config", c.String("config"))
+		paths = append(paths, "config")
+	}
+	for _, name := range paths {
+		path, err := filepath.Abs(c.String(name))
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--"+name, path)
 	}
 	args = append(args, "agent", "--pool", o.Pool, "--mount-point", o.MountPoint, "--timeout", o.Timeout.String(),
 		"--attach-timeout", o.AttachTimeout.String(), "--wait", o.Wait.String())
@@ -329,5 +342,5 @@ func agentArgs(c *cli.Context, o pool.Options) []string {
 			args = append(args, "--"+name, v)
 		}
 	}
-	return args
+	return args, nil
 }

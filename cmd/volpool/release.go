@@ -28,6 +28,9 @@ func release(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if d := c.Duration("timeout"); d < time.Second {
+		return &usageError{fmt.Sprintf("--timeout: %v is less than a second", d), ""}
+	}
 	log, err := logger(c)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/moby/sys/mountinfo"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/volpool/volpool/integration/dynamolocal"
 	"github.com/volpool/volpool/integration/ec2sim"
@@ -84,7 +86,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "volume": newVolume, "imds": imdsFault, "kill-agent": killAgent, "foreign-table": foreignTable,
-			"within": within, "deny": deny, "json-keys": jsonKeys,
+			"within": within, "deny": deny, "json-keys": jsonKeys, "remember": remember, "unchanged": unchanged,
 		},
 	})
 }
@@ -97,6 +99,7 @@ type world struct {
 	dynamo     *dynamodb.Client
 	instance   *ec2sim.Instance
 	run, point string
+	remembered string
 }
 
 func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
@@ -139,6 +142,8 @@ func (w *world) cleanUp() {
 	w.kill()
 	for unix.Unmount(w.point, 0) == nil {
 	}
+	// What a script that failed had mounted itself.
+	unix.Unmount(filepath.Join(filepath.Dir(w.point), "sealed"), unix.MNT_DETACH)
 	if w.instance != nil {
 		w.sim.Terminate(w.instance.ID)
 	}
@@ -242,4 +247,42 @@ func jsonKeys(ts *testscript.TestScript, _ bool, want []string) {
 	if len(got) != len(want) {
 		ts.Fatalf("%d keys, want %d", len(got), len(want))
 	}
+}
+
+// remember notes what is so, for unchanged.
+func remember(ts *testscript.TestScript, _ bool, _ []string) { of(ts).remembered = truth(ts) }
+
+// unchanged: the table, the volumes in EC2 and what is mounted are as they were
+// when remember was called.
+func unchanged(ts *testscript.TestScript, _ bool, _ []string) {
+	if before, now := of(ts).remembered, truth(ts); now != before {
+		ts.Fatalf("before:\n%s\nnow:\n%s", before, now)
+	}
+}
+
+// truth is asked of the servers and the kernel, not of volpool.
+func truth(ts *testscript.TestScript) string {
+	w := of(ts)
+	var lines []string
+	out, err := w.dynamo.Scan(context.Background(), &dynamodb.ScanInput{TableName: aws.String(ts.Getenv("VOLPOOL_TABLE")), ConsistentRead: aws.Bool(true)})
+	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
+		lines = append(lines, "no table")
+	} else {
+		ts.Check(err)
+		for _, item := range out.Items {
+			line, err := json.Marshal(item)
+			ts.Check(err)
+			lines = append(lines, string(line))
+		}
+	}
+	for _, v := range w.sim.Volumes() {
+		lines = append(lines, fmt.Sprintf("%+v", v))
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(ts.Getenv("WORK")))
+	ts.Check(err)
+	for _, m := range mounts {
+		lines = append(lines, m.Source+" on "+m.Mountpoint)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -27,6 +28,9 @@ func status(c *cli.Context) error {
 		return err
 	}
 	wait := c.Duration("wait")
+	if wait < 0 {
+		return &usageError{fmt.Sprintf("--wait: %v is negative", wait), ""}
+	}
 	ctx, cancel := context.WithTimeout(c.Context, max(wait, time.Second)) // a living agent answers at once
 	defer cancel()
 	dir := pool.RunDir(c.String("run-dir"))
