@@ -23,7 +23,7 @@ func (c *Claimant) Held(ctx context.Context) (held, quarantined []Record, now ti
 			break
 		}
 		in := List{Partition: Partition(c.Pool, c.Zone), After: part.after, Limit: int32(left)}
-		page, err := again(ctx, func() (Page, error) { return c.Store.List(ctx, in) })
+		page, err := again(ctx, c, func() (Page, error) { return c.Store.List(ctx, in) })
 		if err != nil {
 			return nil, nil, time.Time{}, err
 		}
@@ -67,7 +67,7 @@ func (c *Claimant) EndQuarantine(ctx context.Context, r Record) (bool, error) {
 }
 
 func (c *Claimant) mend(ctx context.Context, w Write) (bool, error) {
-	_, err := again(ctx, func() (Reply, error) { return c.Store.Write(ctx, w) })
+	_, err := again(ctx, c, func() (Reply, error) { return c.Store.Write(ctx, w) })
 	if _, refused := errors.AsType[*ConditionError](err); refused {
 		return false, nil
 	}

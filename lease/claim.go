@@ -71,10 +71,13 @@ func New(cfg Config) (*Claimant, error) {
 func (c *Claimant) LostRaces() int64 { return c.lostRaces.Load() }
 
 // random is a number below n.
-func (c *Claimant) random(n int) int {
+func (c *Claimant) random(n int) int { return int(c.about(time.Duration(n))) }
+
+// about is a time below d.
+func (c *Claimant) about(d time.Duration) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.Rand.IntN(n)
+	return time.Duration(c.Rand.Int64N(int64(d)))
 }
 
 // Settings are the pool's, as the last claim read them.
@@ -142,7 +145,7 @@ func (c *Claimant) candidates(ctx context.Context, n int, skip map[string]bool) 
 func (c *Claimant) query(ctx context.Context, n int, skip map[string]bool) ([]Record, error) {
 	limit := int32(1 + n + len(skip))
 	in := List{Partition: Partition(c.Pool, c.Zone), Free: true, Limit: limit}
-	page, err := again(ctx, func() (Page, error) { return c.Store.List(ctx, in) })
+	page, err := again(ctx, c, func() (Page, error) { return c.Store.List(ctx, in) })
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +198,7 @@ func (c *Claimant) acquaint(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	reply, err := again(ctx, func() (Reply, error) {
+	reply, err := again(ctx, c, func() (Reply, error) {
 		return c.Store.Read(ctx, Key{Partition(c.Pool, c.Zone), settingsItem})
 	})
 	if err != nil {
@@ -249,7 +252,7 @@ func (c *Claimant) Readopt(ctx context.Context, r Record) (*Lease, error) {
 
 // Look reads a volume's record in this pool and zone, with DynamoDB's time.
 func (c *Claimant) Look(ctx context.Context, volume string) (Record, time.Time, error) {
-	reply, err := again(ctx, func() (Reply, error) {
+	reply, err := again(ctx, c, func() (Reply, error) {
 		return c.Store.Read(ctx, Key{Partition(c.Pool, c.Zone), volume})
 	})
 	if err != nil {
@@ -279,7 +282,7 @@ func (c *Claimant) take(ctx context.Context, w Write, seen Record) (*Lease, erro
 	attempt, g := text(w.Set, aAttempt), seen.Generation
 	start := c.Elapsed() // the lease counts from before the first send
 	unknown := false
-	reply, err := again(ctx, func() (Reply, error) {
+	reply, err := again(ctx, c, func() (Reply, error) {
 		reply, err := c.Store.Write(ctx, w)
 		unknown = unknown || !final(err)
 		return reply, err
@@ -340,7 +343,7 @@ func (c *Claimant) abandon(ctx context.Context, seen Record, attempt string) {
 	key, g := seen.key(), seen.Generation
 	w := release(key, g+1, attempt, false, released{settings: c.Settings(), record: seen})
 	for {
-		_, err := again(ctx, func() (Reply, error) { return c.Store.Write(ctx, w) })
+		_, err := again(ctx, c, func() (Reply, error) { return c.Store.Write(ctx, w) })
 		failed, refused := errors.AsType[*ConditionError](err)
 		if !refused {
 			if err != nil {
@@ -366,39 +369,4 @@ func (c *Claimant) abandon(ctx context.Context, seen Record, attempt string) {
 // mine tells whether a record is held at this generation by this attempt.
 func mine(r Record, g int64, attempt string) bool {
 	return r.State == Held && r.Generation == g && r.Attempt == attempt
-}
-
-// again repeats a request of unknown outcome, as it was, until ctx ends.
-func again[T any](ctx context.Context, send func() (T, error)) (T, error) {
-	var before error
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		got, err := send()
-		if err != nil && ctx.Err() != nil && before != nil && !final(err) {
-			return got, before // that the time is up says less than why it took so long
-		}
-		before = err
-		if err == nil || final(err) || ctx.Err() != nil {
-			return got, err
-		}
-		wait := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return got, err
-		case <-wait.C:
-		}
-	}
-}
-
-// final tells whether asking again could not change the answer.
-func final(err error) bool {
-	if _, refused := errors.AsType[*ConditionError](err); refused {
-		return true
-	}
-	for _, end := range []error{ErrDenied, ErrNoTable, ErrTableSchema, ErrLost, ErrReleased, ErrFormatted} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
 }

@@ -3,7 +3,6 @@ package lease
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +17,7 @@ type beatWrite func(key Key, g int64, attempt string, beat int64, now time.Time,
 // would oversleep a suspend.
 func (l *Lease) keep(ctx context.Context) {
 	every := l.Record().Lease / 6
-	due := l.c.Elapsed() + jitter(every)
+	due := l.c.Elapsed() + l.jitter(every)
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	<-tick.C
@@ -38,19 +37,20 @@ func (l *Lease) keep(ctx context.Context) {
 			return
 		case err != nil:
 			l.c.Log.Warn("heartbeat failed", zap.String("volume", l.key.Item), zap.Bool("danger", l.Danger()), zap.Error(err))
-			due = l.c.Elapsed() + jitter(every/2)
+			due = l.c.Elapsed() + l.jitter(every/2)
 		default:
-			due = l.c.Elapsed() + jitter(every)
+			due = l.c.Elapsed() + l.jitter(every)
 		}
 	}
 }
 
-func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5) }
+// jitter is d, give or take a fifth.
+func (l *Lease) jitter(d time.Duration) time.Duration { return d*4/5 + l.c.about(d*2/5) }
 
 // insist sends one beat after another until one is accepted, the lease is lost,
 // or ctx ends.
 func (l *Lease) insist(ctx context.Context, build beatWrite) error {
-	_, err := again(ctx, func() (struct{}, error) {
+	_, err := again(ctx, l.c, func() (struct{}, error) {
 		err := l.send(ctx, build)
 		if errors.Is(err, errOlderBeat) { // no fault: the next beat is above it
 			err = l.send(ctx, build)

@@ -156,7 +156,7 @@ func (l *Lease) Quarantine(ctx context.Context, reason string) error {
 // giveBack sends a write that ends the lease. gone is true where the lease is
 // over, by this write, an earlier try of it, or another's hand.
 func (l *Lease) giveBack(ctx context.Context, w Write) (now Record, gone bool, err error) {
-	reply, err := again(ctx, func() (Reply, error) { return l.c.Store.Write(ctx, w) })
+	reply, err := again(ctx, l.c, func() (Reply, error) { return l.c.Store.Write(ctx, w) })
 	if failed, refused := errors.AsType[*ConditionError](err); refused {
 		now, err = Decode(failed.Item)
 		if err == nil && mine(now, l.generation, l.attempt) {
