@@ -1,0 +1,211 @@
+package sim
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/volpool/volpool/lease"
+)
+
+var (
+	many = flag.Int("sim.n", 1000, "how many histories")
+	one  = flag.Uint64("sim.seed", 0, "one history, with its log")
+)
+
+// outcome is what is known of a history when it is over.
+type outcome struct {
+	seed       uint64
+	sum        uint64
+	violations []string
+	coverage   map[string]*[fates]int
+	calls      int
+	faults     int
+	done       map[string]int
+}
+
+// history runs one from its beginning to the end, in a bubble of its own.
+func history(t *testing.T, seed uint64, log io.Writer) (out outcome) {
+	synctest.Test(t, func(*testing.T) {
+		w := newWorld(seed, log)
+		g := w.gate
+		g.trouble = 0.02 + 0.13*g.rng.Float64()
+		calls := 200 + g.rng.IntN(200)
+		outages := time.Duration(0)
+		for g.calls < calls {
+			g.step()
+			w.tend()
+			if g.rng.IntN(400) == 0 {
+				outages = time.Duration(g.rng.Int64N(int64(60 * time.Second)))
+				g.down = time.Now().Add(outages)
+				g.say("DynamoDB and EC2 are out for %v", outages)
+			}
+		}
+		// From here on nothing fails, everybody gives back what he has, and what
+		// was late arrives.
+		g.trouble, g.down = 0, time.Time{}
+		w.calm.Store(true)
+		quiet := time.Now()
+		for g.step() || time.Since(quiet) < 5*time.Minute || !w.ended() {
+			w.tend()
+			if time.Since(quiet) > 2*time.Hour {
+				w.violate("it does not come to an end")
+				for _, p := range w.live {
+					g.kill(p)
+				}
+				break
+			}
+		}
+		for g.step() {
+		}
+		w.last()
+		out = outcome{seed, g.sum.Sum64(), w.violations, g.coverage, g.calls, g.faults, w.done}
+	})
+	return out
+}
+
+func (w *world) ended() bool {
+	for _, p := range w.live {
+		select {
+		case <-p.gone:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// last: nobody who ended well has left anything held.
+func (w *world) last() {
+	living := map[string]bool{}
+	for _, p := range w.live {
+		living[p.on.id] = !p.dead.Load()
+	}
+	for _, d := range w.order {
+		r, err := lease.Decode(w.table.Item(lease.Key{Partition: lease.Partition("ci", zone), Item: d.id}))
+		if err != nil {
+			w.violate("%s: %v", d.id, err)
+			continue
+		}
+		if r.State == lease.Held && living[r.Owner] {
+			w.violate("%s is left held by %s, which gave everything back", d.id, r.Owner)
+		}
+	}
+}
+
+// TestSimulation runs histories with fresh seeds, side by side, and each hundredth
+// twice.
+func TestSimulation(t *testing.T) {
+	if *one != 0 {
+		out := history(t, *one, os.Stdout)
+		for _, v := range out.violations {
+			t.Error(v)
+		}
+		return
+	}
+	var mu sync.Mutex
+	total := outcome{coverage: map[string]*[fates]int{}, done: map[string]int{}}
+	next, diverged, violated := 0, 0, 0
+	seeds := rand.Uint64() >> 1
+	began := time.Now()
+	t.Run("histories", func(t *testing.T) {
+		for worker := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint(worker), func(t *testing.T) {
+				t.Parallel()
+				for {
+					mu.Lock()
+					i := next
+					next++
+					mu.Unlock()
+					if i >= *many {
+						return
+					}
+					out := history(t, seeds+uint64(i), nil)
+					again := out
+					if i%100 == 0 {
+						again = history(t, out.seed, nil)
+					}
+					mu.Lock()
+					if again.sum != out.sum {
+						diverged++
+						t.Errorf("seed %d: two runs differ", out.seed)
+					}
+					if len(out.violations) > 0 {
+						violated++
+						t.Errorf("seed %d: %v", out.seed, out.violations)
+					}
+					total.add(out)
+					stop := violated >= 20
+					mu.Unlock()
+					if stop {
+						return
+					}
+				}
+			})
+		}
+	})
+	n := float64(min(next, *many))
+	total.print()
+	fmt.Printf("%.0f calls and %.1f faults a history, %.0f histories in %v\n", float64(total.calls)/n, float64(total.faults)/n, n, time.Since(began).Round(time.Second))
+	figure := func(name string, value int, unit string) {
+		word := "ok"
+		if value > 0 {
+			word = "MISSED"
+		}
+		fmt.Printf("figure %s %d %s limit <= 0 %s\n", name, value, unit, word)
+	}
+	fmt.Printf("figure sim.histories %.0f histories\n", n)
+	figure("sim.violations", violated, "histories")
+	figure("sim.diverged", diverged, "histories")
+	if float64(total.calls)/n < 200 || float64(total.faults)/n < 3 {
+		t.Error(errors.New("the histories are too tame"))
+	}
+}
+
+func (o *outcome) add(x outcome) {
+	o.calls += x.calls
+	o.faults += x.faults
+	for step, row := range x.coverage {
+		mine := o.coverage[step]
+		if mine == nil {
+			mine = new([fates]int)
+			o.coverage[step] = mine
+		}
+		for i, n := range row {
+			mine[i] += n
+		}
+	}
+	for what, n := range x.done {
+		o.done[what] += n
+	}
+}
+
+// print shows how often each fault met each step.
+func (o *outcome) print() {
+	fmt.Printf("%-20s", "step")
+	for _, name := range fateNames {
+		fmt.Printf("%13s", name)
+	}
+	fmt.Println()
+	for _, step := range slices.Sorted(maps.Keys(o.coverage)) {
+		fmt.Printf("%-20s", step)
+		for _, n := range o.coverage[step] {
+			fmt.Printf("%13d", n)
+		}
+		fmt.Println()
+	}
+	for _, what := range slices.Sorted(maps.Keys(o.done)) {
+		fmt.Printf("%s %d  ", what, o.done[what])
+	}
+	fmt.Println()
+}
