@@ -46,7 +46,7 @@ func (d *disk) settle() {
 
 // attach asks EC2.
 func (p *process) attach(ctx context.Context, d *disk) error {
-	_, err := through(ctx, p, "attach", func() (struct{}, error) {
+	_, err := through(ctx, p, "attach", tail(d.id), func() (struct{}, error) {
 		d.settle()
 		switch {
 		case p.on.state != lease.OwnerRunning:
@@ -61,10 +61,13 @@ func (p *process) attach(ctx context.Context, d *disk) error {
 }
 
 func (p *process) detach(ctx context.Context, d *disk) error {
-	_, err := through(ctx, p, "detach", func() (struct{}, error) {
+	_, err := through(ctx, p, "detach", tail(d.id), func() (struct{}, error) {
 		d.settle()
 		if d.on != p.on {
 			return struct{}{}, errNotThere
+		}
+		if d.mounted && p.gate.copying {
+			return struct{}{}, nil // EC2 waits for the machine to let go
 		}
 		if d.mounted {
 			p.w.violate("%s detached %s while it was mounted", p.name, d.id)
@@ -87,7 +90,7 @@ type sight struct {
 // describe is DescribeInstances and DescribeVolumes for one lease; either may
 // answer from the past.
 func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
-	owner, err := through(ctx, p, "describe instances", func() (lease.OwnerState, error) {
+	owner, err := through(ctx, p, "describe instances", tail(r.Owner), func() (lease.OwnerState, error) {
 		m := p.w.machines[r.Owner]
 		if m == nil {
 			return lease.OwnerGone, nil
@@ -100,11 +103,14 @@ func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
 	if err != nil {
 		return sight{}, err
 	}
-	volume, err := through(ctx, p, "describe volumes", func() (lease.VolumeState, error) {
+	volume, err := through(ctx, p, "describe volumes", tail(r.Volume), func() (lease.VolumeState, error) {
 		d := p.w.disks[r.Volume]
 		d.settle()
 		m := p.w.machines[r.Owner]
 		// What no stale reply could hide: the owner ran and had it all along.
+		if p.gate.copying {
+			return lease.VolumeGone, nil
+		}
 		p.owned = m != nil && d.on == m && d.leaving.IsZero() && m.state == lease.OwnerRunning && time.Since(d.since) > stale
 		on := d.on
 		if p.w.past(d.since) {

@@ -39,6 +39,7 @@ var fateNames = [fates]string{"pass", "drop", "lose", "duplicate", "throttle", "
 type message struct {
 	from   *process
 	step   string
+	what   string       // of which volume, for the log
 	exec   func()       // does it, for the caller
 	copy   func()       // does it once more, for nobody
 	notice func() error // what the caller sees where it is throttled
@@ -57,6 +58,7 @@ type gate struct {
 	trouble  float64 // the share of calls that meet a fault
 	calls    int
 	faults   int
+	copying  bool      // what is being done is a late copy
 	down     time.Time // DynamoDB is out until then
 	coverage map[string]*[fates]int
 	log      io.Writer
@@ -86,13 +88,13 @@ func broken() error {
 
 // through takes a call through the gate. A dead process's goroutine ends here: it
 // has no effects any more.
-func through[T any](ctx context.Context, p *process, step string, do func() (T, error)) (T, error) {
+func through[T any](ctx context.Context, p *process, step, what string, do func() (T, error)) (T, error) {
 	var got T
 	var err error
 	if p.dead.Load() {
 		runtime.Goexit()
 	}
-	m := &message{from: p, step: step, answer: make(chan fate, 1),
+	m := &message{from: p, step: step, what: what, answer: make(chan fate, 1),
 		exec: func() { got, err = do() },
 		copy: func() { _, _ = do() }}
 	p.gate.mu.Lock()
@@ -130,7 +132,7 @@ func (g *gate) step() bool {
 	g.mu.Lock()
 	// Who woke at the same instant came in any order.
 	slices.SortStableFunc(g.arrivals, func(x, y *message) int {
-		return cmp.Or(cmp.Compare(x.from.id, y.from.id), cmp.Compare(x.step, y.step))
+		return cmp.Or(cmp.Compare(x.from.id, y.from.id), cmp.Compare(x.step, y.step), cmp.Compare(x.what, y.what))
 	})
 	g.pending = append(g.pending, g.arrivals...)
 	g.arrivals = nil
@@ -152,6 +154,7 @@ func (g *gate) step() bool {
 			d = time.Duration(g.rng.Int64N(int64(2 * time.Second)))
 		}
 		time.Sleep(d + time.Microsecond)
+		synctest.Wait()
 		return waiting > 0
 	}
 	i := ready[g.rng.IntN(len(ready))]
@@ -161,14 +164,17 @@ func (g *gate) step() bool {
 	g.mu.Unlock()
 	time.Sleep(time.Duration(g.rng.Int64N(int64(5*time.Millisecond))) + time.Microsecond)
 	g.deliver(m, alone)
+	synctest.Wait()
 	return true
 }
 
 func (g *gate) deliver(m *message, alone bool) {
 	if alone {
 		if g.trouble == 0 || g.rng.IntN(4) > 0 {
-			g.say("%s  %s  late copy", m.from.name, m.step)
+			g.say("%s  %s %s  late copy", m.from.name, m.step, m.what)
+			g.copying = true
 			m.copy()
+			g.copying = false
 		}
 		return
 	}
@@ -189,7 +195,7 @@ func (g *gate) deliver(m *message, alone bool) {
 	if f != pass {
 		g.faults++
 	}
-	g.say("%s  %s  %s", m.from.name, m.step, fateNames[f])
+	g.say("%s  %s %s  %s", m.from.name, m.step, m.what, fateNames[f])
 	some := func(most time.Duration) time.Time {
 		return time.Now().Add(time.Duration(g.rng.Int64N(int64(most))))
 	}

@@ -27,7 +27,11 @@ func (p *process) soon(d time.Duration) (context.Context, context.CancelFunc) {
 // run is an agent's life: come back to what was held, and then one acquire
 // after another.
 func (p *process) run() {
-	p.resume()
+	for range 5 { // it may not get through at once
+		if !p.resume() || !p.sleep(time.Second) {
+			break
+		}
+	}
 	for p.ctx.Err() == nil && !p.w.calm.Load() {
 		p.acquire()
 		if p.rng.IntN(4) == 0 {
@@ -38,15 +42,23 @@ func (p *process) run() {
 		}
 	}
 	p.c.Settle()
+	for range 3 {
+		p.janitor()
+		p.sleep(10 * time.Second)
+	}
+	for p.resume() && p.sleep(time.Minute) { // until nothing of ours is left
+	}
 }
 
-// resume re-adopts what a former process of this machine held.
-func (p *process) resume() {
+// resume re-adopts what a former process of this machine held. It reports whether
+// something was there, or could not be asked for.
+func (p *process) resume() (found bool) {
 	for _, d := range p.w.order {
 		mounted := p.visible(d) && d.mounted
 		if !p.visible(d) && p.remembers != d.id {
 			continue
 		}
+		found = true
 		ctx, cancel := p.soon(time.Minute)
 		defer cancel()
 		r, _, err := p.c.Look(ctx, d.id)
@@ -64,7 +76,9 @@ func (p *process) resume() {
 			p.letGo(d)
 			continue
 		default:
-			p.letGo(d)
+			if p.letGo(d) {
+				p.remembers = ""
+			}
 			continue
 		}
 		if err != nil {
@@ -73,6 +87,7 @@ func (p *process) resume() {
 		p.w.count("resumed")
 		p.use(l, d, mounted)
 	}
+	return found
 }
 
 func (p *process) letGo(d *disk) bool {

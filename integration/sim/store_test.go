@@ -16,7 +16,7 @@ type store struct {
 }
 
 func (s store) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
-	return through(ctx, s.p, stepOf(w), func() (lease.Reply, error) {
+	return through(ctx, s.p, stepOf(w), tail(w.Key.Item)+" "+attr(w.Set, "generation")+" "+attr(w.Set, "beat"), func() (lease.Reply, error) {
 		before := s.w.table.Item(w.Key)
 		reply, err := s.w.table.Write(context.Background(), w)
 		if err == nil {
@@ -27,13 +27,13 @@ func (s store) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
 }
 
 func (s store) WriteAll(ctx context.Context, ws []lease.Write) (lease.Reply, error) {
-	return through(ctx, s.p, "transaction", func() (lease.Reply, error) {
+	return through(ctx, s.p, "transaction", tail(ws[0].Key.Item), func() (lease.Reply, error) {
 		return s.w.table.WriteAll(context.Background(), ws)
 	})
 }
 
 func (s store) Read(ctx context.Context, key lease.Key) (lease.Reply, error) {
-	return through(ctx, s.p, "read", func() (lease.Reply, error) { return s.w.table.Read(context.Background(), key) })
+	return through(ctx, s.p, "read", tail(key.Item), func() (lease.Reply, error) { return s.w.table.Read(context.Background(), key) })
 }
 
 func (s store) List(ctx context.Context, in lease.List) (lease.Page, error) {
@@ -41,7 +41,7 @@ func (s store) List(ctx context.Context, in lease.List) (lease.Page, error) {
 	if in.Free {
 		step = "list free"
 	}
-	return through(ctx, s.p, step, func() (lease.Page, error) { return s.w.table.List(context.Background(), in) })
+	return through(ctx, s.p, step, "", func() (lease.Page, error) { return s.w.table.List(context.Background(), in) })
 }
 
 func attr(item lease.Item, name string) string {
@@ -91,3 +91,6 @@ func stepOf(w lease.Write) string {
 	}
 	return "other"
 }
+
+// tail is the part of an id that tells it from another.
+func tail(id string) string { return id[max(0, len(id)-2):] }

@@ -36,6 +36,7 @@ type world struct {
 	mu         sync.Mutex
 	violations []string
 	tokens     map[string]string    // volume and generation: whose attempt
+	claimers   map[string]*process  // by attempt
 	beats      map[string]bool      // every beat that was sent
 	confirmed  map[string]time.Time // volume and generation: when its last beat was made
 	done       map[string]int       // what came to pass
@@ -86,7 +87,7 @@ func (p *process) elapsed() time.Duration {
 func newWorld(seed uint64, log io.Writer) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{gate: newGate(rng, log), table: leasetest.NewMemory(), disks: map[string]*disk{}, machines: map[string]*machine{},
-		tokens: map[string]string{}, beats: map[string]bool{}, confirmed: map[string]time.Time{}, done: map[string]int{}}
+		tokens: map[string]string{}, claimers: map[string]*process{}, beats: map[string]bool{}, confirmed: map[string]time.Time{}, done: map[string]int{}}
 	registry := lease.Registry{Store: w.table}
 	ctx := context.Background()
 	s := lease.DefaultSettings()
@@ -254,7 +255,7 @@ func (w *world) written(p *process, x lease.Write, before, after lease.Item) {
 		if whose := w.tokens[token]; whose != "" && whose != is.Attempt {
 			w.violate("%s: %s of %s, a generation that was used", p.name, step, token)
 		}
-		w.tokens[token] = is.Attempt
+		w.tokens[token], w.claimers[is.Attempt] = is.Attempt, p
 		if was.Draining || was.State == lease.Drained || was.State == lease.Retired || was.State == lease.Quarantined {
 			if step != "re-adopt" {
 				w.violate("%s: %s of %s, which was %s, draining %v", p.name, step, is.Volume, was.State, was.Draining)
