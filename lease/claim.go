@@ -334,8 +334,8 @@ func (c *Claimant) undo(ctx context.Context, seen Record, attempt string) {
 }
 
 // abandon undoes a claim of unknown outcome: it releases it, and where that is
-// refused because the claim has not landed, it burns the generation so that it
-// never can.
+// refused because the claim has not landed, it sees to it that it never can: it
+// burns the generation, or frees what was to be taken over.
 func (c *Claimant) abandon(ctx context.Context, seen Record, attempt string) {
 	// Longer than this it need not try: by then the lease is silent.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Settings().Lease+5*time.Second)
@@ -360,6 +360,10 @@ func (c *Claimant) abandon(ctx context.Context, seen Record, attempt string) {
 			w = release(key, g+1, attempt, now.Draining, released{settings: c.Settings(), record: now})
 		case now.State != Held && now.Generation == g:
 			w = burn(key, g)
+		case now.State == Held && now.Generation == g && now.Attempt == seen.Attempt && now.Beat == seen.Beat:
+			// A takeover that may still land. Whoever may take the lease may
+			// free it, on the same condition, and then it cannot.
+			w = freeAbandoned(now, released{settings: c.Settings(), record: now})
 		default:
 			return // undone, or it can never land any more
 		}
