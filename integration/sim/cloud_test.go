@@ -24,17 +24,16 @@ type machine struct {
 
 // disk is a volume as EC2 knows it, and what is on it.
 type disk struct {
-	id       string
-	on       *machine // attached to, or nil
-	stuck    bool     // attached, says EC2, and no device comes
-	leaving  time.Time
-	since    time.Time
-	before   *machine // until since
-	mounted  bool
-	mkfs     bool // a filesystem was begun
-	made     bool // and finished
-	files    bool // and has had a file in it
-	readable bool
+	id      string
+	on      *machine // attached to, or nil
+	stuck   bool     // attached, says EC2, and no device comes
+	leaving time.Time
+	since   time.Time
+	before  *machine // until since
+	mounted bool
+	mkfs    bool // a filesystem was begun
+	made    bool // and finished
+	files   bool // and has had a file in it
 }
 
 func (d *disk) settle() {

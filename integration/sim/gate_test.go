@@ -39,10 +39,9 @@ var fateNames = [fates]string{"pass", "drop", "lose", "duplicate", "throttle", "
 type message struct {
 	from   *process
 	step   string
-	what   string       // of which volume, for the log
-	exec   func()       // does it, for the caller
-	copy   func()       // does it once more, for nobody
-	notice func() error // what the caller sees where it is throttled
+	what   string // of which volume, for the log
+	exec   func() // does it, for the caller
+	copy   func() // does it once more, for nobody
 	answer chan fate
 	until  time.Time // not before
 	alone  bool      // the caller has gone: a copy under way

@@ -37,7 +37,6 @@ type world struct {
 	violations []string
 	tokens     map[string]string    // volume and generation: whose attempt
 	claimers   map[string]*process  // by attempt
-	beats      map[string]bool      // every beat that was sent
 	confirmed  map[string]time.Time // volume and generation: when its last beat was made
 	done       map[string]int       // what came to pass
 }
@@ -74,9 +73,8 @@ type process struct {
 	c      *lease.Claimant
 	gone   chan struct{} // closed when its main goroutine has ended
 
-	owned     bool      // the last description: nothing may be taken
-	sent      time.Time // when the last renewal that was answered was sent
-	remembers string    // the state file: the volume last held
+	owned     bool   // the last description: nothing may be taken
+	remembers string // the state file: the volume last held
 	registry  lease.Registry
 }
 
@@ -87,7 +85,7 @@ func (p *process) elapsed() time.Duration {
 func newWorld(seed uint64, log io.Writer) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{gate: newGate(rng, log), table: leasetest.NewMemory(), disks: map[string]*disk{}, machines: map[string]*machine{},
-		tokens: map[string]string{}, claimers: map[string]*process{}, beats: map[string]bool{}, confirmed: map[string]time.Time{}, done: map[string]int{}}
+		tokens: map[string]string{}, claimers: map[string]*process{}, confirmed: map[string]time.Time{}, done: map[string]int{}}
 	registry := lease.Registry{Store: w.table}
 	ctx := context.Background()
 	s := lease.DefaultSettings()
@@ -96,7 +94,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		panic(err)
 	}
 	for i := range 2 + rng.IntN(4) {
-		d := &disk{id: fmt.Sprintf("vol-%017x", i+1), since: epoch.Add(-time.Hour), readable: true}
+		d := &disk{id: fmt.Sprintf("vol-%017x", i+1), since: epoch.Add(-time.Hour)}
 		w.disks[d.id] = d
 		w.order = append(w.order, d)
 		if _, err := registry.Add(ctx, "ci", zone, lease.Volume{ID: d.id, SizeGiB: 1, Created: epoch.Add(time.Duration(i) * time.Hour)}); err != nil {
