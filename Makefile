@@ -25,6 +25,7 @@ cross: ## the binaries for all machines, bin/volpool-linux-*
 
 test: tools build ## all tests; as root none is left out
 	go test -race -count=1 -timeout 20m ./...
+	go test -count=1 ./integration/sim # its bubbles are ordered by virtual time, which -race does not see
 
 demo: TOOLS := util-linux mount e2fsprogs # it needs no more
 demo: tools build ## the whole job before your eyes, without AWS; needs root

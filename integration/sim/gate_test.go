@@ -1,3 +1,5 @@
+//go:build !race
+
 package sim
 
 import (
@@ -162,6 +164,7 @@ func (g *gate) step() bool {
 	alone := m.alone
 	g.mu.Unlock()
 	time.Sleep(time.Duration(g.rng.Int64N(int64(5*time.Millisecond))) + time.Microsecond)
+	synctest.Wait()
 	g.deliver(m, alone)
 	synctest.Wait()
 	return true

@@ -1,3 +1,5 @@
+//go:build !race
+
 package sim
 
 import (
@@ -14,6 +16,8 @@ func (p *process) sleep(d time.Duration) bool {
 	defer t.Stop()
 	select {
 	case <-t.C:
+		p.gate.mu.Lock() // what the scheduler did before is seen from here on
+		defer p.gate.mu.Unlock()
 		return p.ctx.Err() == nil
 	case <-p.ctx.Done():
 		return false
