@@ -98,7 +98,7 @@ func (a *Agent) identify(ctx context.Context) *failure {
 		return &failure{reason: ReasonNoCredentials, err: err}
 	}
 	c, err := lease.New(lease.Config{Store: a.Store, Pool: a.opt.Pool, Zone: id.Zone, Owner: id.Instance,
-		MountPoint: a.opt.MountPoint, BootID: a.BootID, Elapsed: a.Elapsed, Log: a.Log})
+		MountPoint: a.opt.MountPoint, BootID: a.BootID, Elapsed: a.Elapsed, Rand: a.Rand, Log: a.Log})
 	if err != nil {
 		return &failure{reason: ReasonMachine, err: err}
 	}

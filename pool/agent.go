@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -34,7 +36,10 @@ type Parts struct {
 	Run         RunDir
 	BootID      string
 	Elapsed     func() time.Duration // nil: CLOCK_BOOTTIME
-	Log         *zap.Logger          // nil: no log
+	Rand        *rand.Rand           // nil: seeded by the runtime
+	// Listen takes the path of the agent's control socket; nil: a unix socket.
+	Listen func(path string) (net.Listener, error)
+	Log    *zap.Logger // nil: no log
 }
 
 // Agent owns the lease of one mount point from claim to release.
@@ -62,6 +67,9 @@ func NewAgent(p Parts, o Options) *Agent {
 	}
 	if p.Log == nil {
 		p.Log = zap.NewNop()
+	}
+	if p.Listen == nil {
+		p.Listen = listen
 	}
 	a := &Agent{Parts: p, opt: o, step: ReasonTimeout}
 	if a.began = o.Began; a.began == 0 {
@@ -94,11 +102,11 @@ func (a *Agent) Run(ctx context.Context, tell func(Result)) error {
 	}
 	releases := make(chan releaseRequest)
 	ended := make(chan struct{})
-	control, err := a.Parts.Run.serve(a.opt.MountPoint, a.Log, a.handler(releases, ended))
+	listener, err := a.Listen(a.Parts.Run.path(a.opt.MountPoint, ".sock"))
 	if err != nil {
 		return fmt.Errorf("listen for requests: %w", err)
 	}
-	defer control.close()
+	defer serve(listener, a.Log, a.handler(releases, ended)).close()
 	defer close(ended)
 
 	if err := a.Parts.Run.save(a.state(nil, nil)); err != nil {

@@ -121,10 +121,9 @@ type control struct {
 	serving  sync.WaitGroup
 }
 
-// serve answers requests until close. The lock is held: a socket file that is
-// there was left by a dead agent.
-func (d RunDir) serve(point string, log *zap.Logger, handle func(ctx context.Context, r request) answer) (*control, error) {
-	path := d.path(point, ".sock")
+// listen makes the socket. The lock is held: a socket file that is there was
+// left by a dead agent.
+func listen(path string) (net.Listener, error) {
 	if err := remove(path); err != nil {
 		return nil, err
 	}
@@ -141,6 +140,11 @@ func (d RunDir) serve(point string, log *zap.Logger, handle func(ctx context.Con
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	return l, nil
+}
+
+// serve answers requests until close.
+func serve(l net.Listener, log *zap.Logger, handle func(ctx context.Context, r request) answer) *control {
 	c := &control{listener: l}
 	c.serving.Go(func() {
 		for {
@@ -154,7 +158,7 @@ func (d RunDir) serve(point string, log *zap.Logger, handle func(ctx context.Con
 			c.serving.Go(func() { c.answer(conn, handle) })
 		}
 	})
-	return c, nil
+	return c
 }
 
 func (c *control) answer(conn net.Conn, handle func(ctx context.Context, r request) answer) {

@@ -284,7 +284,7 @@ func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 		return nothing, a.Parts.Run.forget(a.opt.MountPoint)
 	}
 	a.claimant, err = lease.New(lease.Config{Store: a.Store, Pool: left.Pool, Zone: left.Zone, Owner: left.Instance,
-		MountPoint: a.opt.MountPoint, BootID: a.BootID, Elapsed: a.Elapsed, Log: a.Log})
+		MountPoint: a.opt.MountPoint, BootID: a.BootID, Elapsed: a.Elapsed, Rand: a.Rand, Log: a.Log})
 	if err != nil {
 		return Released{}, fmt.Errorf("read state: %w", err)
 	}

@@ -100,7 +100,11 @@ func TestControlSocket(t *testing.T) {
 		t.Fatalf("nobody listens: %v", err)
 	}
 	asked := make(chan context.Context, 1)
-	c, err := d.serve("/m", zap.NewNop(), func(ctx context.Context, r request) answer {
+	l, err := listen(d.path("/m", ".sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := serve(l, zap.NewNop(), func(ctx context.Context, r request) answer {
 		switch {
 		case r.Op == "release" && r.Kill:
 			asked <- ctx
@@ -111,9 +115,6 @@ func TestControlSocket(t *testing.T) {
 		}
 		return answer{Result: &Result{Result: Cold, MountPoint: "/m"}}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if r, err := d.AskResult(ctx, "/m"); err != nil || r.Result != Cold {
 		t.Errorf("result: %+v, %v", r, err)
 	}
