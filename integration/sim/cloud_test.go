@@ -33,9 +33,10 @@ type disk struct {
 	since   time.Time
 	before  *machine // until since
 	mounted bool
-	mkfs    bool // a filesystem was begun
-	made    bool // and finished
-	files   bool // and has had a file in it
+	first   itemState // as the table had it at the beginning
+	mkfs    bool      // a filesystem was begun
+	made    bool      // and finished
+	files   bool      // and has had a file in it
 }
 
 func (d *disk) settle() {
@@ -47,7 +48,7 @@ func (d *disk) settle() {
 
 // attach asks EC2.
 func (p *process) attach(ctx context.Context, d *disk) error {
-	_, err := through(ctx, p, "attach", tail(d.id), func() (struct{}, error) {
+	_, err := through(ctx, p, call{"attach", tail(d.id), nil}, func() (struct{}, error) {
 		d.settle()
 		switch {
 		case p.on.state != lease.OwnerRunning:
@@ -62,7 +63,7 @@ func (p *process) attach(ctx context.Context, d *disk) error {
 }
 
 func (p *process) detach(ctx context.Context, d *disk) error {
-	_, err := through(ctx, p, "detach", tail(d.id), func() (struct{}, error) {
+	_, err := through(ctx, p, call{"detach", tail(d.id), nil}, func() (struct{}, error) {
 		d.settle()
 		if d.on != p.on {
 			return struct{}{}, errNotThere
@@ -91,7 +92,7 @@ type sight struct {
 // describe is DescribeInstances and DescribeVolumes for one lease; either may
 // answer from the past.
 func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
-	owner, err := through(ctx, p, "describe instances", tail(r.Owner), func() (lease.OwnerState, error) {
+	owner, err := through(ctx, p, call{"describe instances", tail(r.Owner), nil}, func() (lease.OwnerState, error) {
 		m := p.w.machines[r.Owner]
 		if m == nil {
 			return lease.OwnerGone, nil
@@ -104,7 +105,7 @@ func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
 	if err != nil {
 		return sight{}, err
 	}
-	volume, err := through(ctx, p, "describe volumes", tail(r.Volume), func() (lease.VolumeState, error) {
+	volume, err := through(ctx, p, call{"describe volumes", tail(r.Volume), nil}, func() (lease.VolumeState, error) {
 		d := p.w.disks[r.Volume]
 		d.settle()
 		m := p.w.machines[r.Owner]

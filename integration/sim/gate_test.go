@@ -37,16 +37,29 @@ const (
 
 var fateNames = [fates]string{"pass", "drop", "lose", "duplicate", "throttle", "delay", "pause", "crash before", "crash after"}
 
+// call says what is asked for.
+type call struct {
+	step string
+	what string     // of which volume, for the log
+	op   *operation // of a volume's history, or nil
+}
+
 // message is one call on its way.
 type message struct {
+	call
 	from   *process
-	step   string
-	what   string // of which volume, for the log
 	exec   func() // does it, for the caller
 	copy   func() // does it once more, for nobody
 	answer chan fate
 	until  time.Time // not before
 	alone  bool      // the caller has gone: a copy under way
+}
+
+// ran notes that the call came to where it was sent.
+func (m *message) ran() {
+	if m.op != nil {
+		m.op.ran, m.op.ret = true, instant(true)
+	}
 }
 
 // gate is where every external call waits for the scheduler.
@@ -89,13 +102,13 @@ func broken() error {
 
 // through takes a call through the gate. A dead process's goroutine ends here: it
 // has no effects any more.
-func through[T any](ctx context.Context, p *process, step, what string, do func() (T, error)) (T, error) {
+func through[T any](ctx context.Context, p *process, c call, do func() (T, error)) (T, error) {
 	var got T
 	var err error
 	if p.dead.Load() {
 		runtime.Goexit()
 	}
-	m := &message{from: p, step: step, what: what, answer: make(chan fate, 1),
+	m := &message{call: c, from: p, answer: make(chan fate, 1),
 		exec: func() { got, err = do() },
 		copy: func() { _, _ = do() }}
 	p.gate.mu.Lock()
@@ -112,7 +125,7 @@ func through[T any](ctx context.Context, p *process, step, what string, do func(
 			runtime.Goexit()
 		}
 		var none T
-		return none, &lease.StoreError{Op: step, Kind: lease.ErrUnreachable, Err: context.Cause(ctx)}
+		return none, &lease.StoreError{Op: c.step, Kind: lease.ErrUnreachable, Err: context.Cause(ctx)}
 	}
 	if p.dead.Load() {
 		runtime.Goexit()
@@ -122,7 +135,7 @@ func through[T any](ctx context.Context, p *process, step, what string, do func(
 	case drop, lose:
 		return none, broken()
 	case throttle:
-		return none, &lease.StoreError{Op: step, Kind: lease.ErrThrottled, Err: errors.New("rate exceeded")}
+		return none, &lease.StoreError{Op: c.step, Kind: lease.ErrThrottled, Err: errors.New("rate exceeded")}
 	}
 	return got, err
 }
@@ -175,6 +188,7 @@ func (g *gate) deliver(m *message, alone bool) {
 		if g.trouble == 0 || g.rng.IntN(4) > 0 {
 			g.say("%s  %s %s  late copy", m.from.name, m.step, m.what)
 			g.copying = true
+			m.ran()
 			m.copy()
 			g.copying = false
 		}
@@ -203,16 +217,20 @@ func (g *gate) deliver(m *message, alone bool) {
 	}
 	switch f {
 	case pass:
+		m.ran()
 		m.exec()
 		m.answer <- pass
 	case drop, throttle:
 		m.answer <- f
 	case lose:
+		m.ran()
 		m.exec()
 		m.answer <- lose
 	case duplicate:
+		m.ran()
 		m.exec()
 		again := *m
+		again.op = m.from.w.twice(m.op)
 		again.alone, again.until = true, some(40*time.Second)
 		g.requeue(&again)
 		m.answer <- pass
@@ -231,6 +249,7 @@ func (g *gate) deliver(m *message, alone bool) {
 		g.kill(m.from)
 		m.answer <- f
 	case crashAfter:
+		m.ran()
 		m.exec()
 		g.kill(m.from)
 		m.answer <- f

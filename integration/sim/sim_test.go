@@ -34,12 +34,15 @@ type outcome struct {
 	calls      int
 	faults     int
 	done       map[string]int
+	operations int // of the volumes' histories
+	undecided  int // such histories whose check took too long
 }
 
 // history runs one from its beginning to the end, in a bubble of its own.
 func history(t *testing.T, seed uint64, log io.Writer) (out outcome) {
+	var w *world
 	synctest.Test(t, func(*testing.T) {
-		w := newWorld(seed, log)
+		w = newWorld(seed, log)
 		g := w.gate
 		g.trouble = 0.02 + 0.13*g.rng.Float64()
 		calls := 200 + g.rng.IntN(200)
@@ -71,8 +74,10 @@ func history(t *testing.T, seed uint64, log io.Writer) (out outcome) {
 		for g.step() {
 		}
 		w.last()
-		out = outcome{seed, g.sum.Sum64(), w.violations, g.coverage, g.calls, g.faults, w.done}
+		out = outcome{seed: seed, sum: g.sum.Sum64(), coverage: g.coverage, calls: g.calls, faults: g.faults, done: w.done}
 	})
+	broken, undecided, operations := w.linearizable(500 * time.Millisecond)
+	out.violations, out.undecided, out.operations = append(w.violations, broken...), undecided, operations
 	return out
 }
 
@@ -187,6 +192,10 @@ func TestSimulation(t *testing.T) {
 	fmt.Printf("figure sim.histories %.0f histories\n", n)
 	figure("sim.violations", violated, "histories")
 	figure("sim.diverged", diverged, "histories")
+	fmt.Printf("figure sim.undecided %d volumes\n", total.undecided)
+	if total.undecided > int(n)/100 {
+		t.Errorf("%d histories of a volume were too dear to check", total.undecided)
+	}
 	if float64(total.calls)/n < 200 || float64(total.faults)/n < 3 {
 		t.Error(errors.New("the histories are too tame"))
 	}
@@ -195,6 +204,8 @@ func TestSimulation(t *testing.T) {
 func (o *outcome) add(x outcome) {
 	o.calls += x.calls
 	o.faults += x.faults
+	o.operations += x.operations
+	o.undecided += x.undecided
 	for step, row := range x.coverage {
 		mine := o.coverage[step]
 		if mine == nil {

@@ -4,7 +4,9 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/volpool/volpool/lease"
@@ -18,7 +20,9 @@ type store struct {
 }
 
 func (s store) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
-	return through(ctx, s.p, stepOf(w), tail(w.Key.Item)+" "+attr(w.Set, "generation")+" "+attr(w.Set, "beat"), func() (lease.Reply, error) {
+	op := s.w.asked(w.Key.Item, requestOf(w))
+	c := call{stepOf(w), tail(w.Key.Item) + " " + attr(w.Set, "generation") + " " + attr(w.Set, "beat"), op}
+	reply, err := through(ctx, s.p, c, func() (lease.Reply, error) {
 		before := s.w.table.Item(w.Key)
 		reply, err := s.w.table.Write(context.Background(), w)
 		if err == nil {
@@ -26,16 +30,37 @@ func (s store) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
 		}
 		return reply, err
 	})
+	s.w.answered(op, reply.Item, err)
+	return reply, err
 }
 
 func (s store) WriteAll(ctx context.Context, ws []lease.Write) (lease.Reply, error) {
-	return through(ctx, s.p, "transaction", tail(ws[0].Key.Item), func() (lease.Reply, error) {
+	// Of what is written in one transaction, one item at most is a volume's.
+	var op *operation
+	at := slices.IndexFunc(ws, func(w lease.Write) bool { return w.Set["state"] != nil })
+	if at >= 0 {
+		op = s.w.asked(ws[at].Key.Item, requestOf(ws[at]))
+	}
+	reply, err := through(ctx, s.p, call{"transaction", tail(ws[0].Key.Item), op}, func() (lease.Reply, error) {
 		return s.w.table.WriteAll(context.Background(), ws)
 	})
+	if at >= 0 {
+		if failed, refused := errors.AsType[*lease.ConditionError](err); refused && failed.Index != at {
+			s.w.answered(op, nil, &lease.StoreError{Kind: lease.ErrThrottled}) // all or nothing: it was nothing
+		} else {
+			s.w.answered(op, nil, err)
+		}
+	}
+	return reply, err
 }
 
 func (s store) Read(ctx context.Context, key lease.Key) (lease.Reply, error) {
-	return through(ctx, s.p, "read", tail(key.Item), func() (lease.Reply, error) { return s.w.table.Read(context.Background(), key) })
+	from := instant(false)
+	reply, err := through(ctx, s.p, call{"read", tail(key.Item), nil}, func() (lease.Reply, error) { return s.w.table.Read(context.Background(), key) })
+	if err == nil {
+		s.w.read(reply.Item, from)
+	}
+	return reply, err
 }
 
 func (s store) List(ctx context.Context, in lease.List) (lease.Page, error) {
@@ -43,7 +68,14 @@ func (s store) List(ctx context.Context, in lease.List) (lease.Page, error) {
 	if in.Free {
 		step = "list free"
 	}
-	return through(ctx, s.p, step, "", func() (lease.Page, error) { return s.w.table.List(context.Background(), in) })
+	from := instant(false)
+	page, err := through(ctx, s.p, call{step, "", nil}, func() (lease.Page, error) { return s.w.table.List(context.Background(), in) })
+	if err == nil {
+		for _, item := range page.Items {
+			s.w.read(item, from)
+		}
+	}
+	return page, err
 }
 
 func attr(item lease.Item, name string) string {

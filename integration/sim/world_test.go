@@ -41,6 +41,7 @@ type world struct {
 	claimers   map[string]*process  // by attempt
 	confirmed  map[string]time.Time // volume and generation: when its last beat was made
 	done       map[string]int       // what came to pass
+	history    []*operation
 }
 
 func (w *world) violate(format string, args ...any) {
@@ -102,6 +103,7 @@ func newWorld(seed uint64, log io.Writer) *world {
 		if _, err := registry.Add(ctx, "ci", zone, lease.Volume{ID: d.id, SizeGiB: 1, Created: epoch.Add(time.Duration(i) * time.Hour)}); err != nil {
 			panic(err)
 		}
+		d.first = stateOf(w.table.Item(lease.Key{Partition: lease.Partition("ci", zone), Item: d.id}))
 	}
 	for range instances {
 		w.boot()
