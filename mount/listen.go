@@ -17,6 +17,7 @@ import (
 const (
 	rescanInterval = 250 * time.Millisecond // while a device is awaited: an event may be missed
 	gonePause      = time.Second            // while it is mounted: for days, then
+	lockPatience   = time.Second            // beyond what udev needs
 )
 
 // Listener notices devices that come and go. Several goroutines may wait on one.
@@ -94,14 +95,18 @@ func (l *Listener) next() <-chan struct{} {
 // Wait returns the target's device the moment it is there, opened and locked.
 // Until ctx ends every failure is taken for a device that is still coming up:
 // its node, its serial and its size do not appear in one instant. The error then
-// is ctx's cause, with the last failure.
+// is ctx's cause, with the last failure. Only ErrLocked is answered after a
+// second: the device is there, and how long an orphan's mkfs or e2fsck may go on
+// is for the caller to say, who calls again.
 func (l *Listener) Wait(ctx context.Context, t Target) (*Device, error) {
 	if _, ok := volumeID(t.VolumeID); !ok {
 		return nil, fmt.Errorf("wait for device: %q is no volume id", t.VolumeID)
 	}
 	var d *Device
 	err := l.until(ctx, rescanInterval, func() (err error) {
-		d, err = l.host.Find(ctx, t)
+		locking, cancel := context.WithTimeout(ctx, lockPatience)
+		defer cancel()
+		d, err = l.host.Find(locking, t)
 		return err
 	})
 	if err != nil {
@@ -137,8 +142,8 @@ func (l *Listener) until(ctx context.Context, interval time.Duration, try func()
 	for {
 		event := l.next() // before the try: what comes during it wakes us at once
 		err := try()
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, ErrLocked) {
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -169,6 +169,9 @@ func TestOneHasIt(t *testing.T) {
 	if _, err := l.Wait(ctx, Target{VolumeID: testVolume}); !errors.Is(err, ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("second: %v, want ErrLocked at the deadline", err)
 	}
+	if _, err := l.Wait(t.Context(), Target{VolumeID: testVolume}); !errors.Is(err, ErrLocked) || t.Context().Err() != nil {
+		t.Errorf("second, without a deadline: %v, want ErrLocked", err)
+	}
 	result := awaited(t, l, Target{VolumeID: testVolume})
 	must(t, first.Close())
 	arrived(t, result)

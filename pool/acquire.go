@@ -4,24 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/volpool/volpool/lease"
 	"go.uber.org/zap"
 )
 
-// holding is a volume that was brought to its mount point.
+// holding is a volume that is brought to its mount point, held there, and given
+// back.
 type holding struct {
-	lease  *lease.Lease
-	before lease.Record // as it was claimed
-	disk   Disk         // nil where it was found mounted
-	device string
-	fsType string
-	cold   Reason // "" for warm
-	size   int64
-	sound  bool // the filesystem was made or checked by us
+	volume     string
+	generation int64        // the last that was ours
+	lease      *lease.Lease // nil while it is mounted and its lease is not ours
+	before     lease.Record // as it was claimed
+	disk       Disk         // nil where it was found mounted
+	device     string
+	fsType     string
+	cold       Reason // "" for warm
+	size       int64
+	sound      bool // the filesystem was made or checked by us
 
-	unmounted bool // on the way back
+	attached bool // EC2 may have it attached to us
+	mounted  bool
+	used     bool // it was mounted in this use
+	found    bool // it was mounted when the agent came
+}
+
+func holdingOf(l *lease.Lease) *holding {
+	return &holding{volume: l.Volume(), generation: l.Generation(), lease: l, before: l.Record()}
+}
+
+func (h *holding) note(f lease.Facts) {
+	if h.lease != nil {
+		h.lease.Note(f)
+	}
 }
 
 // work is an acquire, step by step. It leaves nothing held where it fails, or
@@ -30,15 +47,9 @@ func (a *Agent) work(ctx context.Context, previous *State) (*holding, *failure) 
 	if f := a.makePoint(); f != nil {
 		return nil, f
 	}
-	if f := a.identify(ctx); f != nil {
-		return nil, f
-	}
 	if h, f := a.resume(ctx, previous); h != nil || f != nil {
 		return h, f
 	}
-	a.mu.Lock()
-	a.left = nil
-	a.mu.Unlock()
 	if f := a.pointFree(); f != nil {
 		return nil, f
 	}
@@ -46,19 +57,18 @@ func (a *Agent) work(ctx context.Context, previous *State) (*holding, *failure) 
 	var last *failure
 	for {
 		a.at(ReasonTimeout)
-		l, f := a.claim(ctx, skip)
+		h, f := a.claim(ctx, skip)
 		if f != nil {
 			if last != nil && errors.Is(f.err, lease.ErrNoFree) {
 				f = last // what stood in the way of the last one says more than "none left"
 			}
 			return nil, f
 		}
-		h, f := a.use(ctx, l)
+		f = a.use(ctx, h)
 		if f == nil {
 			return h, nil
 		}
-		a.Log.Warn("giving the volume up", zap.String("volume", l.Volume()), zap.String("reason", string(f.reason)), zap.Error(f.err))
-		skip[l.Volume()], last = true, f
+		skip[h.volume], last = true, f
 		if f.blame == blameNone || ctx.Err() != nil {
 			return nil, f
 		}
@@ -87,11 +97,15 @@ func (a *Agent) pointFree() *failure {
 	return nil
 }
 
+// identify learns who the instance is.
 func (a *Agent) identify(ctx context.Context) *failure {
 	a.at(ReasonNoIdentity)
 	id, err := a.Identify(ctx)
 	if err != nil {
-		return &failure{reason: ReasonNoIdentity, err: err}
+		if id = a.id; id.Instance == "" {
+			return &failure{reason: ReasonNoIdentity, err: err}
+		}
+		a.Log.Warn("taken for who it was before", zap.String("instance", id.Instance), zap.Error(err))
 	}
 	a.at(ReasonNoCredentials)
 	if err := a.Credentials(ctx); err != nil {
@@ -110,21 +124,21 @@ func (a *Agent) identify(ctx context.Context) *failure {
 
 // claim takes a free volume, or one whose owner is gone; it waits for one as
 // long as --wait says.
-func (a *Agent) claim(ctx context.Context, skip map[string]bool) (*lease.Lease, *failure) {
+func (a *Agent) claim(ctx context.Context, skip map[string]bool) (*holding, *failure) {
 	start := a.elapsed()
 	for {
 		a.at(ReasonUnreachable)
+		var h *holding
 		l, err := a.claimant.Claim(ctx, skip)
-		if errors.Is(err, lease.ErrNoFree) {
-			l, err = a.takeOver(ctx, skip)
+		if err == nil {
+			h = holdingOf(l)
+		} else if errors.Is(err, lease.ErrNoFree) {
+			h, err = a.takeOver(ctx, skip)
 		}
 		if err == nil {
 			a.took(&a.seconds.Claim, start)
-			a.Log.Info("claimed", zap.String("volume", l.Volume()), zap.Int64("generation", l.Generation()))
-			if err := a.Parts.Run.save(a.state(&holding{lease: l}, nil)); err != nil {
-				a.Log.Error("write the state file", zap.Error(err))
-			}
-			return l, nil
+			a.Log.Info("claimed", zap.String("volume", h.volume), zap.Int64("generation", h.generation))
+			return h, nil
 		}
 		if !errors.Is(err, lease.ErrNoFree) || a.elapsed()-start >= a.opt.Wait {
 			return nil, a.claimFailure(ctx, err)
@@ -171,13 +185,25 @@ func (a *Agent) claimFailure(ctx context.Context, err error) *failure {
 
 // use brings a claimed volume to the mount point. Where it fails, it gives the
 // volume back in the background: what the failure is to blame on decides how.
-func (a *Agent) use(ctx context.Context, l *lease.Lease) (*holding, *failure) {
-	h := &holding{lease: l, before: l.Record()}
+func (a *Agent) use(ctx context.Context, h *holding) *failure {
+	a.know(func() {
+		a.held = h
+		if !slices.Contains(a.ours, h.volume) {
+			a.ours = append(a.ours, h.volume)
+		}
+	})
+	f := a.bring(ctx, h)
+	if f != nil {
+		a.Log.Warn("giving the volume up", zap.String("volume", h.volume), zap.String("reason", string(f.reason)), zap.Error(f.err))
+		a.giveUp(h, f)
+	}
+	return f
+}
+
+func (a *Agent) bring(ctx context.Context, h *holding) *failure {
 	arrivals, err := a.Disks.Listen() // before the attach: the device may come before the answer
 	if err != nil {
-		f := &failure{reason: ReasonMachine, err: err}
-		a.giveUp(h, f, false)
-		return nil, f
+		return &failure{reason: ReasonMachine, err: err}
 	}
 	defer arrivals.Close()
 	var attachName string
@@ -193,14 +219,13 @@ func (a *Agent) use(ctx context.Context, l *lease.Lease) (*holding, *failure) {
 	} {
 		start := a.elapsed()
 		if f := step.do(); f != nil {
-			a.giveUp(h, f, true)
-			return nil, f
+			return f
 		}
 		if step.took != nil {
 			a.took(step.took, start)
 		}
 	}
-	return h, nil
+	return nil
 }
 
 // confirm renews the lease after the attach: whoever lost it while attaching
@@ -233,8 +258,10 @@ func (a *Agent) mount(ctx context.Context, h *holding) *failure {
 	err := h.disk.Mount(context.WithoutCancel(ctx), a.opt.MountPoint, MountOptions{
 		FSType: h.fsType, Options: a.claimant.Settings().MountOptions, Root: a.opt.Root})
 	if err != nil {
+		a.decided.notMounted()
 		return diskFailure(err)
 	}
+	h.mounted, h.used = true, true
 	h.lease.Note(lease.Facts{Phase: phase(lease.Mounted), Uses: new(h.before.Uses + 1)})
 	a.noteUsage(h)
 	return nil
@@ -246,7 +273,7 @@ func (a *Agent) noteUsage(h *holding) {
 		a.Log.Warn("read how full the volume is", zap.Error(err))
 		return
 	}
-	h.lease.Note(lease.Facts{UsedPercent: &u.UsedPercent, InodesPercent: &u.InodesPercent})
+	h.note(lease.Facts{UsedPercent: &u.UsedPercent, InodesPercent: &u.InodesPercent})
 }
 
 // success is the result of a holding.
@@ -255,12 +282,16 @@ func (a *Agent) success(h *holding) Result {
 	if h.cold != "" {
 		r.Result, r.Reason = Cold, &h.cold
 	}
-	r.Volume, r.Generation = new(h.lease.Volume()), new(h.lease.Generation())
-	r.Device, r.Filesystem, r.SizeGiB = &h.device, &h.fsType, &h.size
-	r.Uses = new(h.before.Uses + 1)
+	r.Volume, r.Device = &h.volume, &h.device
 	if u, err := a.Disks.Usage(a.opt.MountPoint); err == nil {
 		r.UsedPercent = &u.UsedPercent
 	}
+	if h.lease == nil {
+		r.Message = new("its lease is not ours at the moment; it is claimed again as soon as the table has it free")
+		return r
+	}
+	r.Generation, r.Filesystem, r.SizeGiB = new(h.generation), &h.fsType, &h.size
+	r.Uses = new(h.before.Uses + 1)
 	if at := h.before.ReleasedAt; !at.IsZero() {
 		r.IdleSeconds = new(max(0, h.before.ClaimedAt.Sub(at).Seconds()))
 	}

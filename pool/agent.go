@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,15 +50,20 @@ type Agent struct {
 	began   time.Duration
 	decided decision
 	settle  sync.WaitGroup // volumes that are being given up in the background
+	saving  sync.Mutex     // one state is written at a time
 
 	mu       sync.Mutex
 	id       Identity
 	claimant *lease.Claimant
 	seconds  Seconds
-	step     Reason // what a deadline would interrupt
-	bound    bool   // --fallback-dir is mounted at the mount point
-	left     *State // what a former agent held, until it is known what became of it
-	blamed   bool   // a volume was quarantined by this acquire
+	step     Reason   // what a deadline would interrupt
+	bound    bool     // --fallback-dir is mounted at the mount point
+	blamed   bool     // a volume was quarantined by this acquire
+	held     *holding // what is held, or being brought to the mount point
+	ours     []string // volumes that were claimed and not yet given back
+	other    *State   // what was found belongs to another pool: it is left as it is
+	told     *Result  // what the state file says of the acquire
+	over     bool     // what was told is past: nothing is mounted any more
 }
 
 // NewAgent returns an agent that has not begun.
@@ -97,9 +103,7 @@ func (a *Agent) Run(ctx context.Context, tell func(Result)) error {
 	if err != nil {
 		a.Log.Warn("going on without the state of a former agent", zap.Error(err))
 	}
-	if previous != nil && previous.Volume != "" {
-		a.left = previous
-	}
+	a.inherit(previous)
 	releases := make(chan releaseRequest)
 	ended := make(chan struct{})
 	listener, err := a.Listen(a.Parts.Run.path(a.opt.MountPoint, ".sock"))
@@ -109,50 +113,93 @@ func (a *Agent) Run(ctx context.Context, tell func(Result)) error {
 	defer serve(listener, a.Log, a.handler(releases, ended)).close()
 	defer close(ended)
 
-	if err := a.Parts.Run.save(a.state(nil, nil)); err != nil {
+	if err := a.Parts.Run.save(a.state()); err != nil {
 		return fmt.Errorf("write the state file: %w", err)
 	}
 	h := a.acquire(ctx, previous)
 	r := a.decided.result()
-	if err := a.Parts.Run.save(a.state(h, &r)); err != nil {
-		a.Log.Error("write the state file", zap.Error(err))
-	}
+	a.know(func() { a.held, a.told = h, &r })
 	close(a.decided.done)
 	tell(r)
-	defer a.waitSettled()
-	if h == nil {
-		return nil
+	if h != nil {
+		err = a.hold(ctx, h, releases)
 	}
-	return a.hold(ctx, h, releases)
+	a.linger(releases)
+	return err
 }
 
-// waitSettled waits for what the acquire left under way: attaches that are
-// given up, claims of unknown outcome.
-func (a *Agent) waitSettled() {
-	a.settle.Wait()
-	if a.claimant != nil {
-		a.claimant.Settle()
+// inherit takes over what a former agent knew. What it held of another pool is
+// not this acquire's to touch, and must stay known.
+func (a *Agent) inherit(previous *State) {
+	if previous == nil {
+		return
+	}
+	volumes := previous.volumes()
+	if previous.BootID == a.BootID && (previous.Bound || len(volumes) > 0) {
+		// Within one boot an instance stays who it is.
+		a.bound = previous.Bound
+		a.id = Identity{Instance: previous.Instance, Zone: previous.Zone}
+	}
+	if previous.Pool == a.opt.Pool {
+		a.ours = volumes
+	} else if len(volumes) > 0 {
+		a.other = previous
 	}
 }
 
-func (a *Agent) state(h *holding, r *Result) State {
+// know changes what the agent knows, and writes it down for whoever comes after
+// it.
+func (a *Agent) know(change func()) {
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	a.mu.Lock()
+	change()
+	a.mu.Unlock()
+	if err := a.Parts.Run.save(a.state()); err != nil {
+		a.Log.Error("write the state file", zap.Error(err))
+	}
+}
+
+// gaveBack notes that nothing of a volume is ours any more. The state goes with
+// the last thing that it would tell.
+func (a *Agent) gaveBack(volume string) {
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	a.mu.Lock()
+	if a.held != nil && a.held.volume == volume {
+		a.held = nil
+	}
+	a.ours = slices.DeleteFunc(a.ours, func(v string) bool { return v == volume })
+	done := a.over && len(a.ours) == 0
+	a.mu.Unlock()
+	write := func() error { return a.Parts.Run.save(a.state()) }
+	if done {
+		write = func() error { return a.Parts.Run.forget(a.opt.MountPoint) }
+	}
+	if err := write(); err != nil {
+		a.Log.Error("write the state file", zap.Error(err))
+	}
+}
+
+func (a *Agent) state() State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := State{Schema: 1, BootID: a.BootID, PID: os.Getpid(), Pool: a.opt.Pool, Zone: a.id.Zone, Instance: a.id.Instance,
-		MountPoint: a.opt.MountPoint, Bound: a.bound, Result: r}
-	switch {
-	case h != nil:
-		s.Volume, s.Generation = h.lease.Volume(), h.lease.Generation()
-	case a.left != nil: // a release has nothing else to go by
-		s.Pool, s.Zone, s.Instance = a.left.Pool, a.left.Zone, a.left.Instance
-		s.Volume, s.Generation = a.left.Volume, a.left.Generation
+	s := State{Schema: 1, BootID: a.BootID, Pool: a.opt.Pool, Zone: a.id.Zone, Instance: a.id.Instance,
+		MountPoint: a.opt.MountPoint, Unsettled: slices.Clone(a.ours)}
+	if a.other != nil {
+		s = *a.other
+	}
+	s.PID, s.Bound, s.Result = os.Getpid(), a.bound, a.told
+	if a.held != nil {
+		s.Volume, s.Generation = a.held.volume, a.held.generation
+		s.Unsettled = slices.DeleteFunc(s.Unsettled, func(v string) bool { return v == a.held.volume })
 	}
 	return s
 }
 
 // decision is the result of an acquire: the worker's, or the deadline's,
 // whichever comes first. Mounting is where they could collide: once the worker
-// has begun to mount, the deadline waits for it.
+// has begun to mount, the deadline waits for it, as long as it can.
 type decision struct {
 	mu       sync.Mutex
 	r        *Result
@@ -160,16 +207,28 @@ type decision struct {
 	done     chan struct{} // closed when the result has been written down
 }
 
-// make decides unless it was decided, or, at the deadline, unless the worker is
-// mounting.
-func (d *decision) make(r Result, deadline bool) bool {
+// make decides unless it was decided.
+func (d *decision) make(r Result) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.r != nil || deadline && d.mounting {
+	if d.r != nil {
 		return false
 	}
 	d.r = &r
 	return true
+}
+
+func (d *decision) isMounting() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mounting
+}
+
+// notMounted tells that the mount failed: the deadline may decide again.
+func (d *decision) notMounted() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mounting = false
 }
 
 // mayMount tells the worker whether its mount would still be wanted.
@@ -199,10 +258,12 @@ func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 	a.settle.Go(func() {
 		h, f := a.work(deadline, previous)
 		switch {
-		case f == nil && a.decided.make(a.success(h), false):
+		case f == nil && (h.found || a.decided.make(a.success(h))):
 			worked <- h
 			return
-		case f != nil && a.decided.make(a.fallbackOf(f), false):
+		case f == nil: // the mount came after the deadline, and would hide what was written since
+			a.giveUp(h, &failure{reason: ReasonTimeout, err: errors.New("mounted after the deadline")})
+		case a.decided.make(a.fallbackOf(f)):
 			a.Log.Warn("falling back", zap.String("reason", string(f.reason)), zap.Error(f.err))
 		}
 		worked <- nil
@@ -216,15 +277,25 @@ func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 		return h
 	case <-deadline.Done():
 	}
-	// Who only waited for an answer knows best what was missing, and says so now.
-	select {
-	case h = <-worked:
-	case <-time.After(margin / 2):
-		if a.decided.make(a.fallbackOf(a.late(ctx)), true) {
-			a.Log.Warn("falling back at the deadline", zap.String("reason", string(*a.decided.result().Reason)))
-		} else {
-			h = <-worked
+	// Who only waited for an answer knows best what was missing, and says so now;
+	// who is mounting gets what is left of the time.
+	for range 2 {
+		select {
+		case h = <-worked:
+			if h == nil {
+				a.fallBack()
+			}
+			return h
+		case <-time.After(margin / 2):
 		}
+		if !a.decided.isMounting() {
+			break
+		}
+	}
+	if !a.decided.make(a.fallbackOf(a.late(ctx))) {
+		h = <-worked
+	} else {
+		a.Log.Warn("falling back at the deadline", zap.String("reason", string(*a.decided.result().Reason)))
 	}
 	if h == nil {
 		a.fallBack()
@@ -261,9 +332,7 @@ func (a *Agent) fallBack() {
 		a.Log.Error("the fallback directory could not be mounted", zap.String("dir", a.opt.FallbackDir), zap.Error(err))
 		return
 	}
-	a.mu.Lock()
-	a.bound = true
-	a.mu.Unlock()
+	a.know(func() { a.bound = true })
 }
 
 func seconds(from, to time.Duration) *float64 {

@@ -26,38 +26,51 @@ func deviceNames(volume string) []string {
 	return list
 }
 
+// leavingPatience is how long a volume is waited for that is still detaching from
+// this instance: it needs some 5 s.
+const leavingPatience = 15 * time.Second
+
 // attach asks EC2 until it accepts, or refuses for good.
 func (a *Agent) attach(ctx context.Context, h *holding) (name string, f *failure) {
-	volume := h.lease.Volume()
+	volume := h.volume
 	names := deviceNames(volume)
+	leaving := a.elapsed() + leavingPatience
 	for {
 		a.at(ReasonAttachTimeout)
 		err := a.EC2.Attach(ctx, volume, a.id.Instance, names[0])
 		switch {
 		case err == nil:
+			h.attached = true
 			return names[0], nil
 		case errors.Is(err, ErrNameInUse) && len(names) > 1:
 			names = names[1:]
 			continue
 		case errors.Is(err, ErrVolumeInUse), errors.Is(err, ErrIncorrectState):
 			v, lookErr := a.EC2.Volume(ctx, volume)
-			if lookErr == nil && v.AttachedTo(a.id.Instance) && settledOrComing(v) {
-				return v.Attachment.Name, nil // an earlier try whose reply was lost
-			}
-			if lookErr == nil && v.State != types.VolumeStateAvailable {
+			switch {
+			case lookErr != nil:
+			case v.AttachedTo(a.id.Instance) && settledOrComing(v):
+				h.attached = true
+				return v.Attachment.Name, nil // an earlier try whose reply was lost, or a former process
+			case v.AttachedTo(a.id.Instance) && a.elapsed() < leaving: // a former process was giving it back
+			case v.State != types.VolumeStateAvailable:
 				return "", &failure{reason: ReasonInUse, blame: blameRace, err: fmt.Errorf("%w (EC2 shows it %s)", err, shown(v))}
 			}
-			// The volume is available: it is the instance that is not running
-			// yet, as at boot.
+			// Where the volume is available, it is the instance that is not
+			// running yet, as at boot.
+		case errors.Is(err, ErrNoInstance): // it is new, and EC2's replica is older
 		case errors.Is(err, ErrThrottled):
 			a.at(ReasonThrottled)
 		case errors.Is(err, ErrUnreachable):
+			h.attached = true // perhaps
 			a.at(ReasonUnreachable)
 		case errors.Is(err, ErrDenied):
 			return "", &failure{reason: ReasonDenied, err: err}
 		case errors.Is(err, ErrAttachLimit):
 			return "", &failure{reason: ReasonAttachLimit, err: err}
-		case errors.Is(err, ErrNotFound), errors.Is(err, ErrWrongZone):
+		case errors.Is(err, ErrWrongZone):
+			return "", &failure{reason: ReasonMachine, err: err, hint: "is --zone the instance's own?"}
+		case errors.Is(err, ErrNotFound):
 			return "", &failure{reason: ReasonBadVolume, blame: blameVolume, err: err}
 		default:
 			return "", &failure{reason: ReasonAttachFailed, err: err}
@@ -86,7 +99,7 @@ func shown(v VolumeInfo) string {
 // only to learn of a failure: the kernel knows first.
 func (a *Agent) device(ctx context.Context, h *holding, arrivals Arrivals, attachName string) *failure {
 	a.at(ReasonDeviceTimeout)
-	volume := h.lease.Volume()
+	volume := h.volume
 	limited, cancel := context.WithTimeoutCause(ctx, a.opt.AttachTimeout, errAttachTimeout)
 	defer cancel()
 	watched, failed := context.WithCancelCause(limited)
@@ -100,6 +113,12 @@ func (a *Agent) device(ctx context.Context, h *holding, arrivals Arrivals, attac
 		}
 	}()
 	disk, err := arrivals.Wait(watched, volume, attachName)
+	for errors.Is(err, ErrLocked) {
+		// The device is there. What an orphan of a former agent does to it is
+		// waited for, beyond the deadline if it must be.
+		a.at(ReasonRepairing)
+		disk, err = arrivals.Wait(context.WithoutCancel(ctx), volume, attachName)
+	}
 	if err == nil {
 		h.disk, h.device, h.size = disk, disk.Path(), disk.SizeGiB()
 		return nil
@@ -123,13 +142,19 @@ var (
 	errTakenBack     = errors.New("EC2 took the attach back: the volume is available again")
 )
 
-// noDevice tells EC2's delay from the kernel's.
+// noDevice tells EC2's delay from the kernel's. The volume is to blame only
+// where EC2 says that the attach stands.
 func (a *Agent) noDevice(ctx context.Context, volume string) *failure {
-	f := &failure{reason: ReasonDeviceTimeout, blame: blameVolume,
-		err: fmt.Errorf("EC2 shows %s attached, but no device came within %v", volume, a.opt.AttachTimeout)}
-	if v, err := a.EC2.Volume(ctx, volume); err != nil || !v.AttachedTo(a.id.Instance) || v.Attachment.State != types.VolumeAttachmentStateAttached {
-		f.reason = ReasonAttachTimeout
-		f.err = fmt.Errorf("EC2 did not attach %s within %v", volume, a.opt.AttachTimeout)
+	v, err := a.EC2.Volume(ctx, volume)
+	late := fmt.Errorf("EC2 did not attach %s within %v", volume, a.opt.AttachTimeout)
+	switch {
+	case err != nil:
+		return &failure{reason: ReasonAttachTimeout, blame: blameRace, err: fmt.Errorf("%w, and does not say why: %w", late, err)}
+	case !v.AttachedTo(a.id.Instance) || !settledOrComing(v):
+		return &failure{reason: ReasonAttachFailed, blame: blameRace, err: fmt.Errorf("attach %s: %w", volume, errTakenBack)}
+	case v.Attachment.State == types.VolumeAttachmentStateAttaching:
+		return &failure{reason: ReasonAttachTimeout, blame: blameVolume, err: late}
 	}
-	return f
+	return &failure{reason: ReasonDeviceTimeout, blame: blameVolume,
+		err: fmt.Errorf("EC2 shows %s attached, but no device came within %v", volume, a.opt.AttachTimeout)}
 }

@@ -28,7 +28,8 @@ type Disks interface {
 
 // Arrivals waits for devices.
 type Arrivals interface {
-	// Wait returns the volume's device the moment it is there, locked.
+	// Wait returns the volume's device the moment it is there, locked. It
+	// answers [ErrLocked] where another process has had the lock for a while.
 	Wait(ctx context.Context, volume, attachName string) (Disk, error)
 	Close() error
 }
@@ -43,7 +44,6 @@ type Disk interface {
 	Format(ctx context.Context, fsType, fsUUID string, overwrite bool) error
 	Check(ctx context.Context, fsType string) (repaired bool, err error)
 	Mount(ctx context.Context, point string, m MountOptions) error
-	InUse() (bool, error)
 	Close() error
 }
 
@@ -66,7 +66,7 @@ type Mounted struct{ Volume, Device string }
 // AttachedVolume is an EBS volume that the kernel shows.
 type AttachedVolume struct {
 	Volume string
-	InUse  bool // mounted, or otherwise held by the machine
+	InUse  bool // mounted, locked, or not proven to be neither
 }
 
 // Usage is how full a filesystem is.
@@ -101,6 +101,10 @@ func (e *DiskError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *DiskError) Unwrap() error { return e.Err }
+
+// ErrLocked says that a mkfs or e2fsck runs on the device that outlived its
+// agent, or that another agent has it.
+var ErrLocked = errors.New("another process has the device")
 
 // What can be wrong with a mount point.
 var (

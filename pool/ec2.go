@@ -34,6 +34,7 @@ var (
 	ErrIncorrectState = errors.New("the volume or the instance is not in a state for it")
 	ErrNameInUse      = errors.New("the device name is in use")
 	ErrNotFound       = errors.New("EC2 does not know it")
+	ErrNoInstance     = errors.New("EC2 does not know the instance (yet)")
 	ErrWrongZone      = errors.New("the volume is in another zone")
 	ErrAttachLimit    = errors.New("the instance can take no more volumes")
 	ErrThrottled      = errors.New("throttled by EC2")
@@ -65,9 +66,11 @@ func (v VolumeInfo) AttachedTo(instance string) bool {
 }
 
 // Attach asks EC2 to attach a volume. It returns once EC2 has accepted it,
-// which is long before the device is there.
+// which is long before the device is there. It is sent once: after a refusal
+// nothing is attached by it.
 func (e *EC2) Attach(ctx context.Context, volume, instance, name string) error {
-	_, err := e.api.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &volume, InstanceId: &instance, Device: &name})
+	_, err := e.api.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &volume, InstanceId: &instance, Device: &name},
+		func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} })
 	return ec2Error("attach volume", volume, err)
 }
 
@@ -207,8 +210,10 @@ func ec2Error(op, on string, err error) error {
 	case "InvalidParameterValue":
 		// our other parameters are well formed: what is left is the name
 		e.Kind = ErrNameInUse
-	case "InvalidVolume.NotFound", "InvalidInstanceID.NotFound", "InvalidAttachment.NotFound":
+	case "InvalidVolume.NotFound", "InvalidAttachment.NotFound":
 		e.Kind = ErrNotFound
+	case "InvalidInstanceID.NotFound":
+		e.Kind = ErrNoInstance // eventual consistency: it may be new
 	case "InvalidVolume.ZoneMismatch":
 		e.Kind = ErrWrongZone
 	case "AttachmentLimitExceeded":

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/volpool/volpool/lease"
@@ -33,7 +35,7 @@ func (a *Agent) handler(releases chan<- releaseRequest, ended <-chan struct{}) f
 			return answer{Error: "the caller went away"}
 		}
 		if r.Op == "result" {
-			return answer{Result: new(a.decided.result())}
+			return a.tellResult(ctx, ended)
 		}
 		if r.Op != "release" {
 			return answer{Error: fmt.Sprintf("operation %q is not known to this agent", r.Op)}
@@ -55,25 +57,48 @@ func (a *Agent) handler(releases chan<- releaseRequest, ended <-chan struct{}) f
 	}
 }
 
+// tellResult answers with what is still true: after a release it waits for the
+// agent to end, so that who asks can start another.
+func (a *Agent) tellResult(ctx context.Context, ended <-chan struct{}) answer {
+	a.mu.Lock()
+	over, told := a.over, a.told
+	a.mu.Unlock()
+	if !over {
+		return answer{Result: told}
+	}
+	select {
+	case <-ended:
+		return answer{Ended: true}
+	case <-ctx.Done():
+		return answer{Error: "the caller went away"}
+	}
+}
+
 // hold keeps the volume until it is to be given back. A lease that is lost while
 // the volume is mounted does not end it: the attachment still fences, and the
 // jobs keep their cache. It is claimed again as soon as the table has it free.
 func (a *Agent) hold(ctx context.Context, h *holding, releases <-chan releaseRequest) error {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
-	lost := h.lease.Context().Done()
 	for {
+		var lost <-chan struct{}
+		if h.lease != nil {
+			lost = h.lease.Context().Done()
+		}
 		select {
 		case <-ctx.Done():
 			giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
 			defer cancel()
-			if _, err := a.giveBack(giving, h, false); err != nil {
+			_, err := a.giveBack(giving, giving, h, false)
+			if err != nil && h.lease != nil {
 				h.lease.Abandon()
-				return err
 			}
-			return nil
+			return err
 		case r := <-releases:
-			released, err := a.giveBack(r.ctx, h, r.kill)
+			// Once it is unmounted, nobody's patience ends what follows.
+			giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
+			released, err := a.giveBack(r.ctx, giving, h, r.kill)
+			cancel()
 			if err == nil {
 				r.reply <- answer{Release: &released}
 				return nil
@@ -81,105 +106,202 @@ func (a *Agent) hold(ctx context.Context, h *holding, releases <-chan releaseReq
 			a.Log.Error("not given back", zap.Error(err))
 			r.reply <- answer{Error: err.Error()}
 		case <-lost:
-			lost = nil
 			a.Log.Error("the lease is lost, the mount stays for its jobs",
-				zap.String("volume", h.lease.Volume()), zap.Error(context.Cause(h.lease.Context())))
+				zap.String("volume", h.volume), zap.Error(context.Cause(h.lease.Context())))
+			a.know(func() { h.lease = nil })
 		case <-tick.C:
-			if lost == nil && a.regain(ctx, h) {
-				lost = h.lease.Context().Done()
-			}
-			if !h.unmounted {
-				a.noteUsage(h)
+			if a.tend(ctx, h) {
+				return nil
 			}
 		}
 	}
 }
 
-// regain claims the mounted volume again, if the table has it free.
-func (a *Agent) regain(ctx context.Context, h *holding) bool {
-	soon, cancel := context.WithTimeout(ctx, 5*time.Second)
+// tend is what hold does from time to time. It reports true where a give-back
+// that had failed half way is done.
+func (a *Agent) tend(ctx context.Context, h *holding) (gone bool) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	l, err := a.claimant.ClaimVolume(soon, h.lease.Volume())
-	if err != nil {
+	if !h.mounted {
+		_, err := a.giveBack(ctx, ctx, h, false)
+		if err != nil {
+			a.Log.Warn("not given back yet", zap.Error(err))
+		}
+		return err == nil
+	}
+	a.noteUsage(h)
+	if h.lease != nil {
 		return false
 	}
-	l.Note(lease.Facts{Phase: phase(lease.Mounted)})
-	h.lease = l
-	a.Log.Info("claimed again", zap.String("volume", l.Volume()), zap.Int64("generation", l.Generation()))
-	if err := l.Confirm(soon); err != nil {
-		a.Log.Warn("not confirmed yet", zap.Error(err))
+	if a.claimant == nil {
+		if f := a.identify(ctx); f != nil {
+			return false
+		}
 	}
-	r := a.decided.result()
-	r.Generation = new(l.Generation())
-	if err := a.Parts.Run.save(a.state(h, &r)); err != nil {
-		a.Log.Error("write the state file", zap.Error(err))
+	if err := a.regain(ctx, h); err == nil {
+		a.Log.Info("claimed again", zap.String("volume", h.volume), zap.Int64("generation", h.generation))
 	}
-	return true
+	return false
+}
+
+// linger stays until what the acquire left under way has settled: attaches that
+// are given up, claims of unknown outcome. Who asks for a release meanwhile is
+// told that nothing is held.
+func (a *Agent) linger(releases <-chan releaseRequest) {
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		a.waitSettled()
+	}()
+	for {
+		select {
+		case <-settled:
+			return
+		case r := <-releases:
+			released, err := a.releaseNothing(r.ctx, r.kill)
+			if err != nil {
+				r.reply <- answer{Error: err.Error()}
+				continue
+			}
+			r.reply <- answer{Release: &released}
+		}
+	}
+}
+
+func (a *Agent) waitSettled() {
+	a.settle.Wait()
+	if a.claimant != nil {
+		a.claimant.Settle()
+	}
+}
+
+// releaseNothing ends a fallback.
+func (a *Agent) releaseNothing(ctx context.Context, kill bool) (Released, error) {
+	if a.bound {
+		if err := a.Disks.Unmount(ctx, a.opt.MountPoint, kill); err != nil {
+			return Released{}, fmt.Errorf("take the fallback directory away: %w", err)
+		}
+	}
+	a.know(func() { a.bound, a.over, a.told = false, true, nil })
+	message := "nothing is held at " + a.opt.MountPoint
+	if left := a.state().Unsettled; len(left) > 0 {
+		message += "; still giving back " + strings.Join(left, ", ")
+	}
+	return Released{Schema: 1, MountPoint: a.opt.MountPoint, Message: &message}, nil
 }
 
 // giveBack is the way out, step by step. Where a step fails, what was not given
-// back stays held, and a further call goes on from there.
-func (a *Agent) giveBack(ctx context.Context, h *holding, kill bool) (Released, error) {
-	volume := h.lease.Volume()
-	if !h.unmounted {
-		unmounting, cancel := context.WithTimeout(ctx, unmountTime)
-		defer cancel()
-		a.noteUsage(h)
-		if err := a.Disks.Unmount(unmounting, a.opt.MountPoint, kill); err != nil {
-			h.lease.Note(lease.Facts{LastError: new(err.Error())})
-			return Released{}, fmt.Errorf("release %s: %w", volume, err)
-		}
-		h.unmounted = true
-		if h.disk != nil {
-			h.disk.Close()
-		}
+// back stays held, and a further call goes on from there. patience bounds the
+// unmount, ctx what follows it.
+func (a *Agent) giveBack(patience, ctx context.Context, h *holding, kill bool) (Released, error) {
+	if err := a.unmount(patience, ctx, h, kill); err != nil {
+		return Released{}, fmt.Errorf("release %s: %w", h.volume, err)
 	}
-	// Nobody's patience ends what follows: nothing uses the volume any more.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
-	defer cancel()
-	lost := h.lease.Context().Err() != nil
-	if !lost {
-		// Recorded at once: the machine may have little time left.
-		h.lease.Note(lease.Facts{Phase: phase(lease.Releasing), Clean: new(true)})
-		recording, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		if err := h.lease.Renew(recording); err != nil {
-			a.Log.Warn("not recorded as clean yet", zap.Error(err))
-		}
-	}
-	if err := a.detach(ctx, volume); err != nil {
-		return Released{}, fmt.Errorf("release %s: %w", volume, err)
+	if err := a.detach(ctx, h.volume); err != nil {
+		return Released{}, fmt.Errorf("release %s: %w", h.volume, err)
 	}
 	message := "released"
-	if err := h.lease.Release(ctx, true); err != nil {
-		return Released{}, err
+	if err := a.reclaim(ctx, h); err != nil {
+		return Released{}, fmt.Errorf("release %s: %w", h.volume, err)
 	}
-	if lost {
+	if h.lease == nil || h.lease.Context().Err() != nil {
 		message = "detached; the lease had been lost before"
 	}
-	if err := a.Parts.Run.forget(a.opt.MountPoint); err != nil {
-		a.Log.Warn("remove the state file", zap.Error(err))
+	if h.lease != nil {
+		if err := h.lease.Release(ctx, h.used); err != nil {
+			return Released{}, err
+		}
 	}
-	a.Log.Info(message, zap.String("volume", volume), zap.Int64("generation", h.lease.Generation()))
-	return Released{Schema: 1, Released: true, MountPoint: a.opt.MountPoint, Volume: &volume,
-		Generation: new(h.lease.Generation()), Message: &message}, nil
+	a.gaveBack(h.volume)
+	a.Log.Info(message, zap.String("volume", h.volume), zap.Int64("generation", h.generation))
+	released := Released{Schema: 1, Released: true, MountPoint: a.opt.MountPoint, Volume: &h.volume, Message: &message}
+	if h.generation > 0 {
+		released.Generation = &h.generation
+	}
+	return released, nil
 }
 
-// detach asks EC2 to detach the volume from this instance, and waits until EC2
-// shows no attachment to it and the kernel no device.
+// reclaim gets the lease that is to be released, where the volume was held
+// without it and the table still has it as ours.
+func (a *Agent) reclaim(ctx context.Context, h *holding) error {
+	if h.lease != nil {
+		return nil
+	}
+	if a.claimant == nil {
+		if f := a.identify(ctx); f != nil {
+			return f
+		}
+	}
+	got, err := a.readopt(ctx, h.volume, false)
+	if got == nil {
+		return err
+	}
+	if h.used {
+		got.lease.Note(lease.Facts{Phase: phase(lease.Releasing), Clean: new(true)})
+	}
+	a.know(func() { h.lease, h.generation = got.lease, got.generation })
+	return nil
+}
+
+// unmount ends the use of the volume, and has it recorded as clean.
+func (a *Agent) unmount(patience, ctx context.Context, h *holding, kill bool) error {
+	if !h.mounted {
+		return nil
+	}
+	patience, cancel := context.WithTimeout(patience, unmountTime)
+	defer cancel()
+	a.noteUsage(h)
+	if err := a.Disks.Unmount(patience, a.opt.MountPoint, kill); err != nil {
+		h.note(lease.Facts{LastError: new(err.Error())})
+		return err
+	}
+	a.know(func() { h.mounted, a.over = false, true })
+	if h.disk != nil {
+		h.disk.Close()
+	}
+	if h.lease == nil {
+		return nil
+	}
+	// At once: the machine may have little time left.
+	h.lease.Note(lease.Facts{Phase: phase(lease.Releasing), Clean: new(true)})
+	recording, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := h.lease.Renew(recording); err != nil {
+		a.Log.Warn("not recorded as clean yet", zap.Error(err))
+	}
+	return nil
+}
+
+// errUsedHere keeps a volume attached that something on this machine has open.
+var errUsedHere = errors.New("it is mounted or locked on this machine")
+
+// detach has EC2 take the volume from this instance, once nothing here uses it.
+// It is done when EC2 refuses to detach what is not attached, and shows it so,
+// and the kernel shows no device: an answer to Describe alone may be older than
+// the attach.
 func (a *Agent) detach(ctx context.Context, volume string) error {
+	asked := false
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := a.EC2.Detach(ctx, volume, a.id.Instance)
-		if errors.Is(err, ErrNotFound) || errors.Is(err, ErrIncorrectState) {
-			err = nil // it is detached, or on its way: the look below tells
+		refused, err := false, error(nil)
+		if !asked {
+			if err = a.unused(volume); err == nil {
+				err = a.EC2.Detach(ctx, volume, a.id.Instance)
+				asked = err == nil
+				if errors.Is(err, ErrNotFound) || errors.Is(err, ErrIncorrectState) || errors.Is(err, ErrNoInstance) {
+					refused, err = true, nil
+				}
+			}
 		}
 		gone := false
 		if err == nil {
 			gone, err = a.detached(ctx, volume)
 		}
 		switch {
-		case gone:
+		case gone && refused:
 			return nil
+		case gone:
+			asked = false // once more, for the proof
+			continue
 		case errors.Is(err, ErrDenied):
 			return err
 		case err != nil:
@@ -192,6 +314,18 @@ func (a *Agent) detach(ctx context.Context, volume string) error {
 			return err
 		}
 	}
+}
+
+// unused is the kernel's word that nothing here has the volume mounted, locked
+// or open for itself.
+func (a *Agent) unused(volume string) error {
+	attached, err := a.Disks.Attached()
+	for _, d := range attached {
+		if d.Volume == volume && d.InUse {
+			return fmt.Errorf("detach %s: %w", volume, errUsedHere)
+		}
+	}
+	return err
 }
 
 func (a *Agent) detached(ctx context.Context, volume string) (bool, error) {
@@ -217,41 +351,47 @@ const settleTime = 10 * time.Minute
 
 // giveUp gives a volume back that was not brought to its mount point: in the
 // background, for a stuck attach may take long to end.
-func (a *Agent) giveUp(h *holding, f *failure, attachAsked bool) {
-	if h.disk != nil {
+func (a *Agent) giveUp(h *holding, f *failure) {
+	if h.disk != nil && !h.mounted {
 		h.disk.Close()
 	}
-	h.lease.Note(lease.Facts{Clean: new(h.before.Clean && f.blame != blameVolume || h.sound)})
+	h.note(lease.Facts{Clean: new((h.before.Clean || h.sound) && f.blame != blameVolume)})
 	// One acquire blames one volume at most: a second that fails points at
 	// this machine.
 	a.mu.Lock()
 	toBlame := f.blame == blameVolume && !a.blamed
 	a.blamed = a.blamed || toBlame
+	if a.held == h {
+		a.held = nil
+	}
 	a.mu.Unlock()
 	a.settle.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), settleTime)
 		defer cancel()
-		var err error
-		if attachAsked && (f.reason != ReasonInUse) {
-			err = a.detach(ctx, h.lease.Volume())
+		err := a.unmount(ctx, ctx, h, false)
+		if err == nil && h.attached {
+			err = a.detach(ctx, h.volume)
 		}
 		switch {
 		case err != nil:
-			h.lease.Abandon()
+			h.lease.Abandon() // the state file has it, for the next one
 		case f.blame == blameLost:
 		case toBlame:
 			err = h.lease.Quarantine(ctx, fmt.Sprintf("%s: %v", f.reason, f.err))
 		default:
-			err = h.lease.Release(ctx, false)
+			err = h.lease.Release(ctx, h.used)
 		}
 		if err != nil {
-			a.Log.Error("a volume could not be given back", zap.String("volume", h.lease.Volume()), zap.Error(err))
+			a.Log.Error("a volume could not be given back", zap.String("volume", h.volume), zap.Error(err))
+			return
 		}
+		a.gaveBack(h.volume)
 	})
 }
 
 // ReleaseLeft gives back what a dead agent left, from its state file. It is an
-// agent of its own for that time: it holds the lock, and re-adopts the lease.
+// agent of its own for that time: it holds the lock, and re-adopts the leases.
+// What it does not get done by the end of ctx is left for the next one.
 func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 	nothing := Released{Schema: 1, MountPoint: a.opt.MountPoint, Message: new("nothing is held at " + a.opt.MountPoint)}
 	if err := a.Parts.Run.Make(); err != nil {
@@ -269,18 +409,29 @@ func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 	if left == nil {
 		return nothing, nil
 	}
-	a.id, a.opt.Pool = Identity{Instance: left.Instance, Zone: left.Zone}, left.Pool
+	if left.BootID != a.BootID { // a machine image may have brought it along
+		id, err := a.Identify(ctx)
+		if err != nil {
+			return Released{}, err
+		}
+		if id.Instance != left.Instance {
+			return nothing, a.Parts.Run.forget(a.opt.MountPoint)
+		}
+	}
+	a.opt.Pool, a.over = left.Pool, true
+	a.inherit(left)
+	a.id = Identity{Instance: left.Instance, Zone: left.Zone}
 	there, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
 	if err != nil {
 		return Released{}, err
 	}
-	mounted := there.Volume
-	if left.Volume == "" {
-		if left.Bound && isMounted && mounted == "" {
-			if err := a.Disks.Unmount(ctx, a.opt.MountPoint, kill); err != nil {
-				return Released{}, err
-			}
+	if a.bound && isMounted && there.Volume == "" {
+		if err := a.Disks.Unmount(ctx, a.opt.MountPoint, kill); err != nil {
+			return Released{}, err
 		}
+	}
+	a.bound = false
+	if len(a.ours) == 0 {
 		return nothing, a.Parts.Run.forget(a.opt.MountPoint)
 	}
 	a.claimant, err = lease.New(lease.Config{Store: a.Store, Pool: left.Pool, Zone: left.Zone, Owner: left.Instance,
@@ -289,30 +440,38 @@ func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 		return Released{}, fmt.Errorf("read state: %w", err)
 	}
 	defer a.waitSettled()
-	l, err := a.readopt(ctx, left.Volume, mounted == left.Volume)
-	if err != nil {
-		return Released{}, fmt.Errorf("release %s: %w", left.Volume, err)
-	}
-	if l == nil { // another's by now, or nobody's: the attachment alone is ours
-		return nothing, a.letGo(ctx, left.Volume, mounted == left.Volume, kill)
-	}
-	h := &holding{lease: l, before: l.Record(), unmounted: mounted != left.Volume}
-	released, err := a.giveBack(ctx, h, kill)
-	if err != nil {
-		l.Abandon()
-	}
-	return released, err
-}
-
-// letGo unmounts and detaches a volume whose lease is not ours any more.
-func (a *Agent) letGo(ctx context.Context, volume string, mounted, kill bool) error {
-	if mounted {
-		if err := a.Disks.Unmount(ctx, a.opt.MountPoint, kill); err != nil {
-			return err
+	answer := nothing
+	for _, volume := range slices.Clone(a.ours) {
+		released, err := a.releaseOne(ctx, volume, there.Volume == volume, kill)
+		if err != nil {
+			return Released{}, err
+		}
+		if released.Released && !answer.Released {
+			answer = released
 		}
 	}
-	if err := a.detach(ctx, volume); err != nil {
-		return err
+	return answer, nil
+}
+
+func (a *Agent) releaseOne(ctx context.Context, volume string, mounted, kill bool) (Released, error) {
+	h, err := a.readopt(ctx, volume, mounted)
+	if err != nil {
+		return Released{}, fmt.Errorf("release %s: %w", volume, err)
 	}
-	return a.Parts.Run.forget(a.opt.MountPoint)
+	if h == nil { // another's by now, or nobody's: at most the attachment is ours
+		r, _, err := a.claimant.Look(ctx, volume)
+		if err != nil && !errors.Is(err, lease.ErrNoVolume) {
+			return Released{}, fmt.Errorf("release %s: %w", volume, err)
+		}
+		if r.State == lease.Held && r.Owner == a.id.Instance && !mounted { // another mount point's
+			a.gaveBack(volume)
+			return Released{}, nil
+		}
+		h = &holding{volume: volume, mounted: mounted}
+	}
+	released, err := a.giveBack(ctx, ctx, h, kill)
+	if err != nil && h.lease != nil {
+		h.lease.Abandon()
+	}
+	return released, err
 }

@@ -15,8 +15,8 @@ import (
 // the deadline.
 func (a *Agent) prepare(ctx context.Context, h *holding) *failure {
 	a.at(ReasonRepairing)
-	ctx = context.WithoutCancel(ctx)
-	found, err := h.disk.Probe(ctx)
+	whole := context.WithoutCancel(ctx)
+	found, err := h.disk.Probe(whole)
 	if err != nil {
 		return diskFailure(err)
 	}
@@ -24,7 +24,7 @@ func (a *Agent) prepare(ctx context.Context, h *holding) *failure {
 	a.Log.Info("probed", zap.String("volume", was.Volume), zap.String("device", h.device), zap.String("why", found.Why))
 	switch decideContent(was, found) {
 	case useAsIs:
-		return a.check(ctx, h, found)
+		return a.check(whole, h, found)
 	case formatIt:
 		return a.format(ctx, h, found.Content != Blank)
 	}
@@ -84,7 +84,8 @@ func (a *Agent) format(ctx context.Context, h *holding, overwrite bool) *failure
 	h.cold = map[lease.Format]Reason{lease.FormatNever: ReasonNew, lease.FormatWiping: ReasonWiped, lease.FormatBegun: ReasonRepaired}[h.before.Format]
 	h.fsType = a.claimant.Settings().Filesystem
 	fsUUID := uuid.NewString()
-	if err := h.lease.IntendFormat(h.lease.Context(), h.fsType, fsUUID); err != nil {
+	a.at(ReasonUnreachable)
+	if err := h.lease.IntendFormat(ctx, h.fsType, fsUUID); err != nil { // nothing is begun: it may be broken off
 		if errors.Is(err, lease.ErrFormatted) {
 			return &failure{reason: ReasonBadVolume, blame: blameVolume, err: err}
 		}
@@ -93,7 +94,8 @@ func (a *Agent) format(ctx context.Context, h *holding, overwrite bool) *failure
 	if h.lease.Danger() { // the reply came late: somebody may have taken over
 		return &failure{reason: ReasonUnreachable, err: errors.New("the lease was in danger before the format")}
 	}
-	if err := h.disk.Format(ctx, h.fsType, fsUUID, overwrite); err != nil {
+	a.at(ReasonRepairing)
+	if err := h.disk.Format(context.WithoutCancel(ctx), h.fsType, fsUUID, overwrite); err != nil {
 		return diskFailure(err)
 	}
 	h.sound = true

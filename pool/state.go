@@ -28,11 +28,22 @@ type State struct {
 	Zone       string `json:"zone"`
 	Instance   string `json:"instance"`
 	MountPoint string `json:"mount_point"`
-	Volume     string `json:"volume"`     // "" where no lease is held
+	Volume     string `json:"volume"`     // "" where none is held
 	Generation int64  `json:"generation"` // the fencing token
-	Bound      bool   `json:"bound"`      // --fallback-dir is mounted there
+	// Unsettled are volumes that were claimed, and are not known to be given
+	// back: a crash, or an attach that is stuck.
+	Unsettled []string `json:"unsettled"`
+	Bound     bool     `json:"bound"` // --fallback-dir is mounted there
 	// Result is what the acquire ended in; null until it is known.
 	Result *Result `json:"result"`
+}
+
+// volumes are those whose leases may be this mount point's.
+func (s *State) volumes() []string {
+	if s.Volume == "" {
+		return slices.Clone(s.Unsettled)
+	}
+	return append([]string{s.Volume}, s.Unsettled...)
 }
 
 // StateError is a state file that cannot be read: half written, or no state at

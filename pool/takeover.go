@@ -33,7 +33,7 @@ func (e *noneFreeError) Is(target error) bool { return target == lease.ErrNoFree
 
 // takeOver looks, where nothing is free, for a lease whose owner is gone. EC2 is
 // asked in two batches; what may be done is for [lease.Judge] to say.
-func (a *Agent) takeOver(ctx context.Context, skip map[string]bool) (*lease.Lease, error) {
+func (a *Agent) takeOver(ctx context.Context, skip map[string]bool) (*holding, error) {
 	for {
 		held, quarantined, now, err := a.claimant.Held(ctx)
 		if err != nil {
@@ -45,17 +45,27 @@ func (a *Agent) takeOver(ctx context.Context, skip map[string]bool) (*lease.Leas
 				if freed, err := a.claimant.EndQuarantine(ctx, r); err != nil {
 					return nil, err
 				} else if freed {
-					return a.claimant.Claim(ctx, skip)
+					l, err := a.claimant.Claim(ctx, skip)
+					if err != nil {
+						return nil, err
+					}
+					return holdingOf(l), nil
 				}
 			}
 		}
-		// A lease of this instance's own is another mount point's: its agent
-		// re-adopts it, nobody takes it.
+		for _, r := range held {
+			if a.holds(r) && !skip[r.Volume] { // a former process died before it wrote down what it had claimed
+				if h, err := a.readopt(ctx, r.Volume, false); h != nil || err != nil {
+					return h, err
+				}
+			}
+		}
+		// Another mount point's of this instance is for its own agent.
 		held = slices.DeleteFunc(held, func(r lease.Record) bool { return skip[r.Volume] || r.Owner == a.id.Instance })
 		if len(held) == 0 {
 			return nil, none
 		}
-		verdicts, owners, err := a.judge(ctx, held)
+		verdicts, owners, attachedHere, err := a.judge(ctx, held)
 		if err != nil {
 			a.Log.Warn("EC2 could not say whose owners are gone", zap.Error(err))
 			return nil, none
@@ -70,9 +80,12 @@ func (a *Agent) takeOver(ctx context.Context, skip map[string]bool) (*lease.Leas
 			if owners[r.Owner] == lease.OwnerRunning && !a.stillSilent(ctx, r) {
 				continue
 			}
-			l, err := a.takeOrFree(ctx, r)
-			if l != nil || err != nil && !lease.IsRaceLost(err) {
-				return l, err
+			l, err := a.takeOrFree(ctx, r, attachedHere[r.Volume])
+			if err != nil && !lease.IsRaceLost(err) {
+				return nil, err
+			}
+			if l != nil {
+				return holdingOf(l), nil
 			}
 		}
 		if !detaching || !pause(ctx, time.Second) {
@@ -81,7 +94,15 @@ func (a *Agent) takeOver(ctx context.Context, skip map[string]bool) (*lease.Leas
 	}
 }
 
-func (a *Agent) takeOrFree(ctx context.Context, r lease.Record) (*lease.Lease, error) {
+func (a *Agent) takeOrFree(ctx context.Context, r lease.Record, attachedHere bool) (*lease.Lease, error) {
+	if attachedHere {
+		// Detached first: should the takeover come to nothing, the volume must
+		// not be free and attached.
+		if err := a.detach(ctx, r.Volume); err != nil {
+			a.Log.Warn("not taken over", zap.String("volume", r.Volume), zap.Error(err))
+			return nil, nil
+		}
+	}
 	if r.Draining {
 		_, err := a.claimant.FreeAbandoned(ctx, r)
 		return nil, err
@@ -103,25 +124,25 @@ func (a *Agent) stillSilent(ctx context.Context, r lease.Record) bool {
 }
 
 // judge asks EC2 of all owners and all volumes at once.
-func (a *Agent) judge(ctx context.Context, held []lease.Record) (map[string]lease.Verdict, map[string]lease.OwnerState, error) {
+func (a *Agent) judge(ctx context.Context, held []lease.Record) (verdicts map[string]lease.Verdict, owners map[string]lease.OwnerState, attachedHere map[string]bool, err error) {
 	ids, volumes := map[string]bool{}, map[string]bool{}
 	for _, r := range held {
 		ids[r.Owner], volumes[r.Volume] = true, true
 	}
-	owners, err := a.EC2.Owners(ctx, slices.Collect(maps.Keys(ids))...)
-	if err != nil {
-		return nil, nil, err
+	if owners, err = a.EC2.Owners(ctx, slices.Collect(maps.Keys(ids))...); err != nil {
+		return nil, nil, nil, err
 	}
 	infos, err := a.EC2.Volumes(ctx, slices.Collect(maps.Keys(volumes))...)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	verdicts := map[string]lease.Verdict{}
+	verdicts, attachedHere = map[string]lease.Verdict{}, map[string]bool{}
 	for _, r := range held {
 		info, known := infos[r.Volume]
-		verdicts[r.Volume] = lease.Judge(owners[r.Owner], volumeState(info, known, r.Owner, a.id.Instance))
+		state := volumeState(info, known, r.Owner, a.id.Instance)
+		verdicts[r.Volume], attachedHere[r.Volume] = lease.Judge(owners[r.Owner], state), state == lease.VolumeMine
 	}
-	return verdicts, owners, nil
+	return verdicts, owners, attachedHere, nil
 }
 
 // volumeState is where EC2 shows a volume, seen from a taker.
@@ -143,97 +164,216 @@ func volumeState(v VolumeInfo, known bool, owner, me string) lease.VolumeState {
 	return lease.VolumeElsewhere
 }
 
-// resume finds the lease that a former process of this mount point left: by what
-// is mounted, by its state file, or, after a reboot has emptied /run, by the
+// resume finds what a former process of this mount point left: by what is
+// mounted, by its state file, or, after a reboot has emptied /run, by the
 // devices that the kernel shows. It asks EC2 nothing.
 func (a *Agent) resume(ctx context.Context, previous *State) (*holding, *failure) {
-	a.at(ReasonUnreachable)
 	there, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
 	if err != nil {
 		return nil, &failure{reason: ReasonMachine, err: err}
 	}
-	mounted := there.Volume
-	if isMounted && mounted == "" && previous != nil && previous.Bound {
+	if there.Volume != "" {
+		return a.carryOn(ctx, there)
+	}
+	if isMounted && a.bound {
 		soon, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 		if err := a.Disks.Unmount(soon, a.opt.MountPoint, false); err != nil {
-			return nil, &failure{reason: ReasonMountPoint, err: err}
+			return nil, &failure{reason: ReasonMountPoint, err: fmt.Errorf("take the fallback directory away: %w", err)}
 		}
 		isMounted = false
 	}
-	var volumes []string
-	if mounted != "" {
-		volumes = []string{mounted}
-	} else if !isMounted {
-		attached, err := a.Disks.Attached()
-		if err != nil {
-			return nil, &failure{reason: ReasonMachine, err: err}
-		}
-		if previous != nil && previous.Volume != "" && previous.Instance == a.id.Instance {
-			volumes = append(volumes, previous.Volume)
-		}
-		for _, v := range attached {
-			if !v.InUse && !slices.Contains(volumes, v.Volume) {
-				volumes = append(volumes, v.Volume)
-			}
+	if !isMounted && a.bound {
+		a.know(func() { a.bound = false })
+	}
+	if f := a.identify(ctx); f != nil || isMounted {
+		return nil, f
+	}
+	if a.other != nil {
+		return nil, a.belongsToOther()
+	}
+	var volumes []string // that may be brought here
+	given := slices.Clone(a.ours)
+	if previous != nil && previous.Volume != "" && len(given) > 0 {
+		volumes, given = given[:1], given[1:]
+	}
+	attached, err := a.Disks.Attached()
+	if err != nil {
+		return nil, &failure{reason: ReasonMachine, err: err}
+	}
+	for _, v := range attached {
+		if !v.InUse && !slices.Contains(a.ours, v.Volume) {
+			volumes = append(volumes, v.Volume)
 		}
 	}
-	for _, volume := range volumes {
-		l, err := a.readopt(ctx, volume, mounted != "")
+	a.settleRest(given)
+	for i, volume := range volumes {
+		a.at(ReasonUnreachable)
+		h, err := a.readopt(ctx, volume, false)
 		if err != nil {
 			return nil, a.claimFailure(ctx, err)
 		}
-		switch {
-		case l == nil:
-		case mounted != "":
-			return a.carryOn(ctx, l, there.Device)
-		default:
-			if h, f := a.use(ctx, l); f == nil || f.blame == blameNone {
-				return h, f
-			}
+		if h == nil {
+			a.gaveBack(volume)
+			continue
+		}
+		f := a.use(ctx, h)
+		if f == nil {
+			a.settleRest(volumes[i+1:])
+			return h, nil
+		}
+		if f.blame == blameNone || ctx.Err() != nil {
+			a.settleRest(volumes[i+1:])
+			return nil, f
 		}
 	}
 	return nil, nil
 }
 
-// readopt claims a volume of our own again; nil where it is not ours.
-func (a *Agent) readopt(ctx context.Context, volume string, mounted bool) (*lease.Lease, error) {
-	r, _, err := a.claimant.Look(ctx, volume)
-	var l *lease.Lease
-	switch {
-	case errors.Is(err, lease.ErrNoVolume):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case r.State == lease.Held && r.Owner == a.id.Instance && r.MountPoint == a.opt.MountPoint:
-		l, err = a.claimant.Readopt(ctx, r)
-	case r.State == lease.Free && mounted:
-		l, err = a.claimant.ClaimVolume(ctx, volume)
-	default:
-		return nil, nil
-	}
-	if lease.IsRaceLost(err) {
-		return nil, nil
-	}
-	if err == nil {
-		a.Log.Info("re-adopted", zap.String("volume", volume), zap.Int64("generation", l.Generation()))
-	}
-	return l, err
+func (a *Agent) belongsToOther() *failure {
+	return &failure{reason: ReasonMountPoint, hint: "volpool release --mount-point " + a.opt.MountPoint,
+		err: fmt.Errorf("%s is still that of %s in pool %q", a.opt.MountPoint, a.other.volumes()[0], a.other.Pool)}
 }
 
-// carryOn holds a volume that is mounted already.
-func (a *Agent) carryOn(ctx context.Context, l *lease.Lease, device string) (*holding, *failure) {
-	h := &holding{lease: l, before: l.Record(), device: device, fsType: l.Record().FSType, size: l.Record().SizeGiB}
-	h.before.Uses-- // this is the use that was counted
-	l.Note(lease.Facts{Phase: phase(lease.Mounted)})
-	if f := a.leaseFailure(l.Confirm(ctx)); f != nil {
-		l.Abandon()
+// settleRest gives back, in the background, what a former process was giving up.
+func (a *Agent) settleRest(volumes []string) {
+	for _, volume := range volumes {
+		a.settle.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+			defer cancel()
+			h, err := a.readopt(ctx, volume, false)
+			switch {
+			case err != nil:
+				a.Log.Error("a volume could not be given back", zap.String("volume", volume), zap.Error(err))
+			case h == nil:
+				a.gaveBack(volume)
+			default:
+				a.giveUp(h, &failure{reason: ReasonTimeout, err: errors.New("left by a former process")})
+			}
+		})
+	}
+}
+
+// readopt claims a volume of our own again, or, where it is mounted here, one
+// that is free; nil where neither is so.
+func (a *Agent) readopt(ctx context.Context, volume string, mounted bool) (*holding, error) {
+	var r lease.Record
+	var l *lease.Lease
+	for {
+		var err error
+		r, _, err = a.claimant.Look(ctx, volume)
+		switch {
+		case errors.Is(err, lease.ErrNoVolume):
+			return nil, nil
+		case err != nil:
+		case a.holds(r):
+			l, err = a.claimant.Readopt(ctx, r)
+		case r.State == lease.Free && mounted:
+			l, err = a.claimant.ClaimVolume(ctx, volume)
+		default:
+			return nil, nil
+		}
+		if err == nil {
+			break
+		}
+		if !lease.IsRaceLost(err) { // perhaps to a late write of the former process
+			return nil, err
+		}
+	}
+	h := holdingOf(l)
+	h.attached, h.mounted = true, mounted
+	h.used = mounted || r.Phase == lease.Mounted || r.Phase == lease.Releasing
+	a.Log.Info("re-adopted", zap.String("volume", volume), zap.Int64("generation", h.generation))
+	return h, nil
+}
+
+// holds tells whether a record is this mount point's own lease: the lock says
+// that no other process of this machine can have it.
+func (a *Agent) holds(r lease.Record) bool {
+	return r.State == lease.Held && r.Owner == a.id.Instance && r.MountPoint == a.opt.MountPoint
+}
+
+// carryOn holds a volume that is mounted already, with its lease where that can
+// be had: the mount stays through any outage of DynamoDB, for EC2's attachment
+// fences.
+func (a *Agent) carryOn(ctx context.Context, there Mounted) (*holding, *failure) {
+	if a.other != nil {
+		return nil, a.belongsToOther()
+	}
+	h := &holding{volume: there.Volume, device: there.Device, attached: true, mounted: true, used: true, found: true}
+	known := slices.Contains(a.ours, h.volume) // else it may be anybody's
+	rest := slices.DeleteFunc(slices.Clone(a.ours), func(v string) bool { return v == h.volume })
+	f := a.identify(ctx)
+	if f == nil {
+		soon, cancel := context.WithTimeout(ctx, a.opt.Timeout/3)
+		defer cancel()
+		a.at(ReasonUnreachable)
+		switch err := a.regain(soon, h); {
+		case errors.Is(err, errNotInPool):
+			return nil, a.pointFree()
+		case errors.Is(err, errNotOurs):
+			known = true
+		case err != nil:
+			f = a.claimFailure(ctx, err)
+		}
+	}
+	if h.lease == nil && !known {
 		return nil, f
 	}
-	if !a.decided.mayMount() {
-		l.Abandon()
+	if h.lease == nil {
+		a.Log.Error("mounted without its lease; the mount stays for its jobs", zap.String("volume", h.volume))
+	}
+	if !a.decided.make(a.success(h)) {
+		if h.lease != nil {
+			h.lease.Abandon()
+		}
 		return nil, &failure{reason: ReasonTimeout, err: errors.New("ready after the deadline")}
+	}
+	a.know(func() {
+		a.held = h
+		if !slices.Contains(a.ours, h.volume) {
+			a.ours = append(a.ours, h.volume)
+		}
+	})
+	if a.claimant != nil {
+		a.settleRest(rest)
 	}
 	a.noteUsage(h)
 	return h, nil
+}
+
+var (
+	errNotInPool = errors.New("the volume is not in this pool and zone")
+	errNotOurs   = errors.New("the volume is another's by the table")
+)
+
+// regain gets the lease of a mounted volume again.
+func (a *Agent) regain(ctx context.Context, h *holding) error {
+	got, err := a.readopt(ctx, h.volume, true)
+	if err != nil {
+		return err
+	}
+	if got == nil {
+		if _, _, err := a.claimant.Look(ctx, h.volume); errors.Is(err, lease.ErrNoVolume) {
+			return errNotInPool
+		}
+		return errNotOurs
+	}
+	r := got.before
+	if got.before.Uses > 0 {
+		got.before.Uses-- // this is the use that was counted
+	}
+	got.lease.Note(lease.Facts{Phase: phase(lease.Mounted)})
+	if err := got.lease.Confirm(ctx); err != nil {
+		a.Log.Warn("not confirmed yet", zap.String("volume", h.volume), zap.Error(err))
+	}
+	a.know(func() {
+		h.lease, h.generation, h.before, h.fsType, h.size = got.lease, got.generation, got.before, r.FSType, r.SizeGiB
+		if a.told != nil {
+			told := *a.told
+			told.Generation, told.Message = &got.generation, nil
+			a.told = &told
+		}
+	})
+	return nil
 }

@@ -50,6 +50,10 @@ func resultText(r pool.Result) string {
 		took = fmt.Sprintf("  %.1f s", *r.Seconds.Total)
 	}
 	if r.Result != pool.Fallback {
+		if r.Generation == nil { // mounted by a former agent, and DynamoDB does not answer
+			return fmt.Sprintf("%-9s %s at %s  %d %% used%s\n  but: %s\n", r.Result, value(r.Volume), r.MountPoint,
+				value(r.UsedPercent), took, value(r.Message))
+		}
 		return fmt.Sprintf("%-9s %s at %s  %s %d GiB  %d %% used  generation %d%s\n", r.Result, value(r.Volume), r.MountPoint,
 			value(r.Filesystem), value(r.SizeGiB), value(r.UsedPercent), value(r.Generation), took)
 	}

@@ -224,6 +224,9 @@ func diskError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, mount.ErrLocked) {
+		return fmt.Errorf("%w: %w", pool.ErrLocked, err)
+	}
 	if _, ok := errors.AsType[*mount.VolumeError](err); ok {
 		return &pool.DiskError{Reason: pool.ReasonBadVolume, VolumeFault: true, Err: err}
 	}
