@@ -57,6 +57,9 @@ func (p *process) attach(ctx context.Context, d *disk) error {
 			return struct{}{}, errInUse
 		}
 		d.before, d.on, d.since, d.stuck = nil, p.on, time.Now(), p.w.gate.rng.IntN(30) == 0 && p.w.gate.trouble > 0
+		if d.stuck {
+			p.gate.coverage.met("attach", stuck)
+		}
 		return struct{}{}, nil
 	})
 	return err
@@ -80,8 +83,8 @@ func (p *process) detach(ctx context.Context, d *disk) error {
 	return err
 }
 
-// stale is how far back a Describe may look.
-const stale = 20 * time.Second
+// lag is how far back a Describe may look.
+const lag = 20 * time.Second
 
 // sight is what one Describe said of a volume and its lease's owner.
 type sight struct {
@@ -97,7 +100,7 @@ func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
 		if m == nil {
 			return lease.OwnerGone, nil
 		}
-		if m.state != lease.OwnerTerminated && p.w.past(m.since) {
+		if m.state != lease.OwnerTerminated && p.w.past("describe instances", m.since) {
 			return m.was, nil
 		}
 		return m.state, nil
@@ -113,9 +116,9 @@ func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
 		if p.gate.copying {
 			return lease.VolumeGone, nil
 		}
-		p.owned = m != nil && d.on == m && d.leaving.IsZero() && m.state == lease.OwnerRunning && time.Since(d.since) > stale
+		p.owned = m != nil && d.on == m && d.leaving.IsZero() && m.state == lease.OwnerRunning && time.Since(d.since) > lag
 		on := d.on
-		if p.w.past(d.since) {
+		if p.w.past("describe volumes", d.since) {
 			on = d.before
 		}
 		switch {
@@ -134,8 +137,12 @@ func (p *process) describe(ctx context.Context, r lease.Record) (sight, error) {
 }
 
 // past tells whether a reply comes from before a change.
-func (w *world) past(change time.Time) bool {
-	return time.Since(change) < stale && w.gate.rng.IntN(4) == 0
+func (w *world) past(step string, change time.Time) bool {
+	if time.Since(change) >= lag || w.gate.rng.IntN(4) > 0 {
+		return false
+	}
+	w.gate.coverage.met(step, stale)
+	return true
 }
 
 // visible tells whether the kernel of the process's machine shows the device.

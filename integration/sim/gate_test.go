@@ -32,10 +32,65 @@ const (
 	pause          // the whole process stops, and its calls with it
 	crashBefore
 	crashAfter
+	outage // the whole service is out, from here on for a while
 	fates
+
+	stale = fates     // a Describe from the past
+	stuck = fates + 1 // an attach without a device
+	kinds = fates + 2
 )
 
-var fateNames = [fates]string{"pass", "drop", "lose", "duplicate", "throttle", "delay", "pause", "crash before", "crash after"}
+var fateNames = [kinds]string{"pass", "drop", "lose", "duplicate", "throttle", "delay", "pause", "crash before", "crash after", "outage", "stale", "stuck"}
+
+// likelier are the steps that are seldom come to: each call of theirs meets a
+// fault that much more often.
+var likelier = map[string]float64{
+	"burn": 5, "free abandoned": 3, "take over": 3, "transaction": 3, "quarantine": 3,
+	"operator mark": 4, "operator drained": 12, "operator free": 4, "operator retired": 15,
+	"re-adopt": 1.5,
+}
+
+// remote are the steps that leave the instance.
+var remote = []string{
+	"list free", "list held", "read", "claim", "take over", "re-adopt", "heartbeat", "confirm", "format intended", "format done",
+	"release", "quarantine", "free abandoned", "burn",
+	"operator mark", "operator drained", "operator free", "operator retired", "transaction",
+	"attach", "detach", "describe instances", "describe volumes",
+}
+
+// ofEC2 are those of them that go to EC2, and not to DynamoDB.
+var ofEC2 = map[string]bool{"attach": true, "detach": true, "describe instances": true, "describe volumes": true}
+
+// coverage counts what met which step.
+type coverage map[string]*[kinds]int
+
+func (c coverage) met(step string, what fate) { c.row(step)[what]++ }
+
+func (c coverage) row(step string) *[kinds]int {
+	if c[step] == nil {
+		c[step] = new([kinds]int)
+	}
+	return c[step]
+}
+
+// least is the pair of step and fault that met least often.
+func (c coverage) least() (count int, pair string) {
+	count = -1
+	look := func(step string, f fate) {
+		if n := c.row(step)[f]; count < 0 || n < count {
+			count, pair = n, step+" and "+fateNames[f]
+		}
+	}
+	for _, step := range remote {
+		for f := pass + 1; f < fates; f++ {
+			look(step, f)
+		}
+	}
+	look("describe instances", stale)
+	look("describe volumes", stale)
+	look("attach", stuck)
+	return count, pair
+}
 
 // call says what is asked for.
 type call struct {
@@ -72,9 +127,9 @@ type gate struct {
 	trouble  float64 // the share of calls that meet a fault
 	calls    int
 	faults   int
-	copying  bool      // what is being done is a late copy
-	down     time.Time // DynamoDB is out until then
-	coverage map[string]*[fates]int
+	copying  bool               // what is being done is a late copy
+	down     map[bool]time.Time // DynamoDB, and EC2, are out until then
+	coverage coverage
 	log      io.Writer
 	sum      interface {
 		io.Writer
@@ -83,7 +138,7 @@ type gate struct {
 }
 
 func newGate(rng *rand.Rand, log io.Writer) *gate {
-	return &gate{rng: rng, log: log, sum: fnv.New64a(), coverage: map[string]*[fates]int{}}
+	return &gate{rng: rng, log: log, sum: fnv.New64a(), down: map[bool]time.Time{}, coverage: coverage{}}
 }
 
 func (g *gate) say(format string, args ...any) {
@@ -132,7 +187,7 @@ func through[T any](ctx context.Context, p *process, c call, do func() (T, error
 	}
 	var none T
 	switch f {
-	case drop, lose:
+	case drop, lose, outage:
 		return none, broken()
 	case throttle:
 		return none, &lease.StoreError{Op: c.step, Kind: lease.ErrThrottled, Err: errors.New("rate exceeded")}
@@ -195,32 +250,33 @@ func (g *gate) deliver(m *message, alone bool) {
 		return
 	}
 	g.calls++
-	f := pass
-	if g.rng.Float64() < g.trouble {
-		f = fate(1 + g.rng.IntN(int(fates)-1))
-	}
-	if time.Now().Before(g.down) && f == pass {
-		f = drop
-	}
-	row := g.coverage[m.step]
-	if row == nil {
-		row = new([fates]int)
-		g.coverage[m.step] = row
-	}
-	row[f]++
-	if f != pass {
-		g.faults++
-	}
-	g.say("%s  %s %s  %s", m.from.name, m.step, m.what, fateNames[f])
+	f, ec2 := pass, ofEC2[m.step]
 	some := func(most time.Duration) time.Time {
 		return time.Now().Add(time.Duration(g.rng.Int64N(int64(most))))
 	}
+	if g.rng.Float64() < min(0.5, g.trouble*max(1, likelier[m.step])) {
+		f = fate(1 + g.rng.IntN(int(fates)-1))
+	}
+	if f != pass {
+		g.faults++
+	}
+	if f == outage {
+		g.down[ec2] = some(time.Duration(1+g.rng.IntN(30)) * time.Second)
+		if g.rng.IntN(4) == 0 {
+			g.down[!ec2] = g.down[ec2]
+		}
+	}
+	if f == pass && time.Now().Before(g.down[ec2]) {
+		f = outage
+	}
+	g.coverage.met(m.step, f)
+	g.say("%s  %s %s  %s", m.from.name, m.step, m.what, fateNames[f])
 	switch f {
 	case pass:
 		m.ran()
 		m.exec()
 		m.answer <- pass
-	case drop, throttle:
+	case drop, throttle, outage:
 		m.answer <- f
 	case lose:
 		m.ran()

@@ -5,7 +5,6 @@ package sim
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/volpool/volpool/lease"
@@ -46,9 +45,10 @@ func (p *process) run() {
 		}
 	}
 	p.c.Settle()
-	for range 3 {
+	p.looksAfter = true
+	for range 6 {
 		p.janitor()
-		p.sleep(10 * time.Second)
+		p.sleep(25 * time.Second)
 	}
 	for p.resume() && p.sleep(time.Minute) { // until nothing of ours is left
 	}
@@ -219,11 +219,12 @@ func (p *process) use(l *lease.Lease, d *disk, mounted bool) {
 			p.giveBack(l, d, false, false)
 			return
 		}
-		p.check(l, d, "mounts")
+		p.mayWrite(d, "mounts")
 		d.mounted, used = true, true
 		l.Note(lease.Facts{Phase: phase(lease.Mounted)})
 	}
 	for range p.rng.IntN(6) {
+		p.checkDanger(l)
 		if p.visible(d) && d.mounted {
 			d.files = true
 		}
@@ -284,20 +285,6 @@ func (p *process) confirm(l *lease.Lease) bool {
 	return l.Confirm(ctx) == nil
 }
 
-// check: what writes to a device has confirmed since it was attached, at this
-// generation.
-func (p *process) check(l *lease.Lease, d *disk, what string) {
-	if p.dead.Load() {
-		return
-	}
-	p.w.mu.Lock()
-	at, ok := p.w.confirmed[fmt.Sprint(d.id, " ", l.Generation())]
-	p.w.mu.Unlock()
-	if !ok || at.Before(d.since) {
-		p.w.violate("%s %s %s at generation %d without a confirm since the attach", p.name, what, d.id, l.Generation())
-	}
-}
-
 func (p *process) prepare(l *lease.Lease, d *disk, blame *bool) bool {
 	ctx, cancel := p.soon(time.Minute)
 	defer cancel()
@@ -310,10 +297,11 @@ func (p *process) prepare(l *lease.Lease, d *disk, blame *bool) bool {
 		if err := l.IntendFormat(ctx, "ext4", "uuid"); err != nil {
 			return false
 		}
+		p.checkDanger(l)
 		if l.Danger() || !p.visible(d) {
 			return false
 		}
-		p.check(l, d, "formats")
+		p.mayWrite(d, "formats")
 		if d.files {
 			p.w.violate("%s formats %s, which has files in it", p.name, d.id)
 		}
@@ -335,6 +323,7 @@ func (p *process) prepare(l *lease.Lease, d *disk, blame *bool) bool {
 // giveBack unmounts, records clean, detaches, waits until EC2 shows it, and
 // releases. What fails is tried again while the process lives.
 func (p *process) giveBack(l *lease.Lease, d *disk, blame, used bool) {
+	p.checkDanger(l)
 	if p.visible(d) {
 		d.mounted = false
 	}

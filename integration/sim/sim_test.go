@@ -30,7 +30,8 @@ type outcome struct {
 	seed       uint64
 	sum        uint64
 	violations []string
-	coverage   map[string]*[fates]int
+	coverage   coverage
+	machines   int
 	calls      int
 	faults     int
 	done       map[string]int
@@ -46,19 +47,14 @@ func history(t *testing.T, seed uint64, log io.Writer) (out outcome) {
 		g := w.gate
 		g.trouble = 0.02 + 0.13*g.rng.Float64()
 		calls := 200 + g.rng.IntN(200)
-		outages := time.Duration(0)
 		for g.calls < calls {
 			g.step()
 			w.tend()
-			if g.rng.IntN(400) == 0 {
-				outages = time.Duration(g.rng.Int64N(int64(60 * time.Second)))
-				g.down = time.Now().Add(outages)
-				g.say("DynamoDB and EC2 are out for %v", outages)
-			}
 		}
 		// From here on nothing fails, everybody gives back what he has, and what
 		// was late arrives.
-		g.trouble, g.down = 0, time.Time{}
+		g.trouble = 0
+		clear(g.down)
 		w.calm.Store(true)
 		quiet := time.Now()
 		for g.step() || time.Since(quiet) < 5*time.Minute || !w.ended() {
@@ -74,7 +70,7 @@ func history(t *testing.T, seed uint64, log io.Writer) (out outcome) {
 		for g.step() {
 		}
 		w.last()
-		out = outcome{seed: seed, sum: g.sum.Sum64(), coverage: g.coverage, calls: g.calls, faults: g.faults, done: w.done}
+		out = outcome{seed: seed, sum: g.sum.Sum64(), coverage: g.coverage, machines: len(w.machines), calls: g.calls, faults: g.faults, done: w.done}
 	})
 	broken, undecided, operations := w.linearizable(500 * time.Millisecond)
 	out.violations, out.undecided, out.operations = append(w.violations, broken...), undecided, operations
@@ -96,8 +92,12 @@ func (w *world) ended() bool {
 // free once somebody looks after it.
 func (w *world) last() {
 	w.held(func(r lease.Record) {
-		if p := w.claimers[r.Attempt]; p == nil || !p.dead.Load() {
+		p := w.claimers[r.Attempt]
+		if p == nil || !p.dead.Load() {
 			w.violate("%s is left held by %s, which gave everything back", r.Volume, r.Owner)
+		}
+		if m := w.machines[r.Owner]; m.state == lease.OwnerTerminated && w.disks[r.Volume].on == nil && time.Since(m.since) > 3*time.Minute && w.lookedAfter() {
+			w.violate("%s is left held by %s, which is terminated, and nobody freed it", r.Volume, r.Owner)
 		}
 	})
 	w.boot()
@@ -113,6 +113,11 @@ func (w *world) last() {
 			w.violate("%s is left held by %s, and %s could not free it", r.Volume, r.Owner, p.name)
 		}
 	})
+}
+
+// lookedAfter tells whether somebody was left who looks for what the dead left.
+func (w *world) lookedAfter() bool {
+	return slices.ContainsFunc(w.live, func(p *process) bool { return p.looksAfter && !p.dead.Load() })
 }
 
 func (w *world) held(do func(lease.Record)) {
@@ -138,7 +143,7 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	var mu sync.Mutex
-	total := outcome{coverage: map[string]*[fates]int{}, done: map[string]int{}}
+	total := outcome{coverage: coverage{}, done: map[string]int{}}
 	const twice = 20 // each such is run again
 	next, diverged, violated := 0, 0, 0
 	seeds := rand.Uint64() >> 1
@@ -181,7 +186,8 @@ func TestSimulation(t *testing.T) {
 	})
 	n := float64(min(next, *many))
 	total.print()
-	fmt.Printf("%.0f calls and %.1f faults a history, %.0f histories in %v\n", float64(total.calls)/n, float64(total.faults)/n, n, time.Since(began).Round(time.Second))
+	fmt.Printf("%.1f instances, %.0f calls and %.1f faults a history, %.0f histories in %v\n", float64(total.machines)/n,
+		float64(total.calls)/n, float64(total.faults)/n, n, time.Since(began).Round(time.Second))
 	figure := func(name string, value int, unit string) {
 		word := "ok"
 		if value > 0 {
@@ -193,25 +199,27 @@ func TestSimulation(t *testing.T) {
 	figure("sim.violations", violated, "histories")
 	figure("sim.diverged", diverged, "histories")
 	fmt.Printf("figure sim.undecided %d volumes\n", total.undecided)
+	least, pair := total.coverage.least()
+	fmt.Printf("figure sim.coverage.min %d times %s\n", least, pair)
+	if n >= 20_000 && least < 100 {
+		t.Errorf("%s met %d times only", pair, least)
+	}
 	if total.undecided > int(n)/100 {
 		t.Errorf("%d histories of a volume were too dear to check", total.undecided)
 	}
-	if float64(total.calls)/n < 200 || float64(total.faults)/n < 3 {
+	if float64(total.machines)/n < 5 || float64(total.calls)/n < 200 || float64(total.faults)/n < 3 {
 		t.Error(errors.New("the histories are too tame"))
 	}
 }
 
 func (o *outcome) add(x outcome) {
 	o.calls += x.calls
+	o.machines += x.machines
 	o.faults += x.faults
 	o.operations += x.operations
 	o.undecided += x.undecided
 	for step, row := range x.coverage {
-		mine := o.coverage[step]
-		if mine == nil {
-			mine = new([fates]int)
-			o.coverage[step] = mine
-		}
+		mine := o.coverage.row(step)
 		for i, n := range row {
 			mine[i] += n
 		}

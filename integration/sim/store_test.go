@@ -21,6 +21,7 @@ type store struct {
 
 func (s store) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
 	op := s.w.asked(w.Key.Item, requestOf(w))
+	sent := s.p.sending(w)
 	c := call{stepOf(w), tail(w.Key.Item) + " " + attr(w.Set, "generation") + " " + attr(w.Set, "beat"), op}
 	reply, err := through(ctx, s.p, c, func() (lease.Reply, error) {
 		before := s.w.table.Item(w.Key)
@@ -31,6 +32,7 @@ func (s store) Write(ctx context.Context, w lease.Write) (lease.Reply, error) {
 		return reply, err
 	})
 	s.w.answered(op, reply.Item, err)
+	s.p.heard(sent, reply.Item, err)
 	return reply, err
 }
 
@@ -58,6 +60,7 @@ func (s store) Read(ctx context.Context, key lease.Key) (lease.Reply, error) {
 	from := instant(false)
 	reply, err := through(ctx, s.p, call{"read", tail(key.Item), nil}, func() (lease.Reply, error) { return s.w.table.Read(context.Background(), key) })
 	if err == nil {
+		s.p.told()
 		s.w.read(reply.Item, from)
 	}
 	return reply, err
@@ -71,6 +74,7 @@ func (s store) List(ctx context.Context, in lease.List) (lease.Page, error) {
 	from := instant(false)
 	page, err := through(ctx, s.p, call{step, "", nil}, func() (lease.Page, error) { return s.w.table.List(context.Background(), in) })
 	if err == nil {
+		s.p.told()
 		for _, item := range page.Items {
 			s.w.read(item, from)
 		}
@@ -104,6 +108,8 @@ func stepOf(w lease.Write) string {
 		return "take over"
 	case state == "held":
 		return "claim"
+	case attr(w.Set, "rev") != "" && state == "":
+		return "operator mark"
 	case attr(w.Set, "rev") != "":
 		return "operator " + state
 	case state == "free" && asks["beat"], state == "drained" && asks["beat"]:

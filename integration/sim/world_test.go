@@ -37,10 +37,9 @@ type world struct {
 
 	mu         sync.Mutex
 	violations []string
-	tokens     map[string]string    // volume and generation: whose attempt
-	claimers   map[string]*process  // by attempt
-	confirmed  map[string]time.Time // volume and generation: when its last beat was made
-	done       map[string]int       // what came to pass
+	tokens     map[string]string   // volume and generation: whose attempt
+	claimers   map[string]*process // by attempt
+	done       map[string]int      // what came to pass
 	history    []*operation
 }
 
@@ -74,11 +73,14 @@ type process struct {
 	ctx    context.Context
 	end    context.CancelFunc
 	c      *lease.Claimant
+	held   *holder
 	gone   chan struct{} // closed when its main goroutine has ended
 
 	owned     bool   // the last description: nothing may be taken
 	remembers string // the state file: the volume last held
 	registry  lease.Registry
+
+	looksAfter bool // it lived on when the faults had stopped, and looked for what the dead left
 }
 
 func (p *process) elapsed() time.Duration {
@@ -88,7 +90,7 @@ func (p *process) elapsed() time.Duration {
 func newWorld(seed uint64, log io.Writer) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{gate: newGate(rng, log), table: leasetest.NewMemory(), disks: map[string]*disk{}, machines: map[string]*machine{},
-		tokens: map[string]string{}, claimers: map[string]*process{}, confirmed: map[string]time.Time{}, done: map[string]int{}}
+		tokens: map[string]string{}, claimers: map[string]*process{}, done: map[string]int{}}
 	registry := lease.Registry{Store: w.table}
 	ctx := context.Background()
 	s := lease.DefaultSettings()
@@ -122,7 +124,7 @@ func (w *world) boot() {
 func (w *world) newProcess(m *machine) *process {
 	w.births++
 	seed := w.gate.rng.Uint64()
-	p := &process{id: w.births, w: w, gate: w.gate, on: m, rng: rand.New(rand.NewPCG(seed, 2)), gone: make(chan struct{})}
+	p := &process{id: w.births, w: w, gate: w.gate, on: m, held: newHolder(), rng: rand.New(rand.NewPCG(seed, 2)), gone: make(chan struct{})}
 	p.rate = 0.95 + 0.1*p.rng.Float64()
 	p.ctx, p.end = context.WithCancel(context.Background())
 	w.live = append(w.live, p)
@@ -153,17 +155,22 @@ func (w *world) operate() {
 	go func() {
 		defer close(p.gone)
 		defer p.end()
-		for !p.w.calm.Load() && p.sleep(time.Duration(p.rng.Int64N(int64(40*time.Second)))) {
+		for !p.w.calm.Load() && p.sleep(time.Duration(p.rng.Int64N(int64(15*time.Second)))) {
 			d := p.w.order[p.rng.IntN(len(p.w.order))]
 			var err error
 			what := "drain"
-			switch p.rng.IntN(6) {
-			case 0:
+			switch p.rng.IntN(16) {
+			case 0, 1, 2:
 				_, err = p.registry.Drain(p.ctx, d.id)
-			case 1:
+			case 3, 4:
 				what = "retire"
 				_, err = p.registry.Retire(p.ctx, d.id)
-			case 2:
+			case 5:
+				what = "set"
+				_, err = p.registry.Set(p.ctx, "ci", func(s *lease.Settings) {
+					s.Order = []string{lease.OrderLowest, lease.OrderRecent}[p.rng.IntN(2)]
+				})
+			case 6, 7, 8:
 				what = "add"
 				_, err = p.registry.Add(p.ctx, "ci", zone, lease.Volume{ID: d.id, SizeGiB: 1, Created: epoch})
 			default:
@@ -246,7 +253,7 @@ func (w *world) written(p *process, x lease.Write, before, after lease.Item) {
 		w.violate("%s: %s left an item that cannot be read: %v", p.name, step, err)
 		return
 	}
-	token := fmt.Sprint(is.Volume, " ", is.Generation)
+	token := token(is.Volume, is.Generation)
 	if is.Generation < was.Generation {
 		w.violate("%s: %s took %s from generation %d to %d", p.name, step, is.Volume, was.Generation, is.Generation)
 	}
@@ -296,7 +303,6 @@ func (w *world) written(p *process, x lease.Write, before, after lease.Item) {
 		if was.State != lease.Held {
 			w.violate("%s: a beat made %s held", p.name, token)
 		}
-		w.confirmed[token] = time.Now()
 	}
 	if attr(x.Set, "rev") != "" && is.Rev != was.Rev+1 {
 		w.violate("%s: %s took the rev of %s from %d to %d", p.name, step, is.Volume, was.Rev, is.Rev)
