@@ -11,7 +11,7 @@ TOOLS := gcc libc6-dev procps util-linux mount e2fsprogs xfsprogs btrfs-progs do
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.0
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.2.1
 
-.PHONY: help build cross test demo bench sim lint tools clean
+.PHONY: help build cross test demo bench sim mutants lint tools clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,9 @@ demo: tools build ## the whole job before your eyes, without AWS; needs root
 
 bench: build ## the figures
 	go run ./integration/bench
+
+mutants: ## break the protocol in one place at a time, and see that it is noticed
+	go run ./integration/mutants $(if $(ONLY),-only '$(ONLY)')
 
 sim: ## histories of the lease that a seed decides: N=100000, or SEED=one
 	go test -count=1 -timeout 2h ./integration/sim $(if $(N),-sim.n $(N)) $(if $(SEED),-sim.seed $(SEED)) -v -run Simulation
