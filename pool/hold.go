@@ -281,7 +281,8 @@ var errUsedHere = errors.New("it is mounted or locked on this machine")
 // the attach.
 func (a *Agent) detach(ctx context.Context, volume string) error {
 	asked := false
-	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+	wait := 200 * time.Millisecond
+	for {
 		refused, err := false, error(nil)
 		if !asked {
 			if err = a.unused(volume); err == nil {
@@ -292,9 +293,13 @@ func (a *Agent) detach(ctx context.Context, volume string) error {
 				}
 			}
 		}
-		gone := false
+		shown, gone := false, false
 		if err == nil {
+			shown, err = a.shown(volume)
+		}
+		if err == nil && !shown { // else EC2 has nothing to tell yet
 			gone, err = a.detached(ctx, volume)
+			wait = min(2*wait, 5*time.Second)
 		}
 		switch {
 		case gone && refused:
@@ -306,6 +311,7 @@ func (a *Agent) detach(ctx context.Context, volume string) error {
 			return err
 		case err != nil:
 			a.Log.Warn("detach", zap.String("volume", volume), zap.Error(err))
+			wait = min(2*wait, 5*time.Second)
 		}
 		if !pause(ctx, wait) {
 			if err == nil {
@@ -328,21 +334,18 @@ func (a *Agent) unused(volume string) error {
 	return err
 }
 
+// shown tells whether the kernel shows the volume.
+func (a *Agent) shown(volume string) (bool, error) {
+	attached, err := a.Disks.Attached()
+	return slices.ContainsFunc(attached, func(d AttachedVolume) bool { return d.Volume == volume }), err
+}
+
 func (a *Agent) detached(ctx context.Context, volume string) (bool, error) {
 	v, err := a.EC2.Volume(ctx, volume)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return false, err
 	}
-	if v.AttachedTo(a.id.Instance) {
-		return false, nil
-	}
-	attached, err := a.Disks.Attached()
-	for _, d := range attached {
-		if d.Volume == volume {
-			return false, err
-		}
-	}
-	return err == nil, err
+	return !v.AttachedTo(a.id.Instance), nil
 }
 
 // settleTime bounds what goes on in the background after a volume was given up:
