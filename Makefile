@@ -38,8 +38,8 @@ bench: build ## the figures
 mutants: ## break the protocol in one place at a time, and see that it is noticed
 	go run ./integration/mutants $(if $(ONLY),-only '$(ONLY)')
 
-sim: ## histories of the lease that a seed decides: N=100000, or SEED=one
-	go test -count=1 -timeout 2h ./integration/sim $(if $(N),-sim.n $(N)) $(if $(SEED),-sim.seed $(SEED)) -v -run Simulation
+sim: ## histories of the lease that a seed decides: N=100000, or SEED=one; AGENTS=50 of a hundred
+	go test -count=1 -timeout 2h ./integration/sim -sim.n $(or $(N),100000) $(if $(SEED),-sim.seed $(SEED)) $(if $(AGENTS),-sim.agents $(AGENTS)) -v -run Simulation
 
 lint: ## what can be said without running it
 	go vet ./...

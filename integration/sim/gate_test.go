@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/volpool/volpool/lease"
+	"github.com/volpool/volpool/pool"
 )
 
 // fate is what becomes of a call.
@@ -45,8 +46,8 @@ var fateNames = [kinds]string{"pass", "drop", "lose", "duplicate", "throttle", "
 // likelier are the steps that are seldom come to: each call of theirs meets a
 // fault that much more often.
 var likelier = map[string]float64{
-	"burn": 5, "free abandoned": 3, "take over": 3, "transaction": 3, "quarantine": 3,
-	"operator mark": 4, "operator drained": 12, "operator free": 4, "operator retired": 15,
+	"burn": 9, "free abandoned": 5, "take over": 3, "transaction": 3, "quarantine": 5,
+	"operator mark": 4, "operator drained": 20, "operator free": 4, "operator retired": 30,
 	"re-adopt": 1.5,
 }
 
@@ -57,6 +58,12 @@ var remote = []string{
 	"operator mark", "operator drained", "operator free", "operator retired", "transaction",
 	"attach", "detach", "describe instances", "describe volumes",
 }
+
+// onMachine are the steps that don't: they may be slow, and the process may stop
+// or end there.
+var onMachine = map[string]bool{"device": true, "probe": true, "mkfs": true, "mkfs ends": true, "check": true, "mount": true, "unmount": true}
+
+var slow = []fate{delay, pause, crashBefore, crashAfter}
 
 // ofEC2 are those of them that go to EC2, and not to DynamoDB.
 var ofEC2 = map[string]bool{"attach": true, "detach": true, "describe instances": true, "describe volumes": true}
@@ -84,6 +91,13 @@ func (c coverage) least() (count int, pair string) {
 	for _, step := range remote {
 		for f := pass + 1; f < fates; f++ {
 			look(step, f)
+		}
+	}
+	for step := range onMachine {
+		for _, f := range slow {
+			if *agents > 0 { // they alone come to these
+				look(step, f)
+			}
 		}
 	}
 	look("describe instances", stale)
@@ -160,9 +174,7 @@ func broken() error {
 func through[T any](ctx context.Context, p *process, c call, do func() (T, error)) (T, error) {
 	var got T
 	var err error
-	if p.dead.Load() {
-		runtime.Goexit()
-	}
+	p.endIfDead()
 	m := &message{call: c, from: p, answer: make(chan fate, 1),
 		exec: func() { got, err = do() },
 		copy: func() { _, _ = do() }}
@@ -176,15 +188,11 @@ func through[T any](ctx context.Context, p *process, c call, do func() (T, error
 		p.gate.mu.Lock()
 		m.alone = true
 		p.gate.mu.Unlock()
-		if p.dead.Load() {
-			runtime.Goexit()
-		}
+		p.endIfDead()
 		var none T
 		return none, &lease.StoreError{Op: c.step, Kind: lease.ErrUnreachable, Err: context.Cause(ctx)}
 	}
-	if p.dead.Load() {
-		runtime.Goexit()
-	}
+	p.endIfDead()
 	var none T
 	switch f {
 	case drop, lose, outage:
@@ -193,6 +201,22 @@ func through[T any](ctx context.Context, p *process, c call, do func() (T, error
 		return none, &lease.StoreError{Op: c.step, Kind: lease.ErrThrottled, Err: errors.New("rate exceeded")}
 	}
 	return got, err
+}
+
+// local is a step on the machine, which nothing breaks off but its process's end.
+func (p *process) local(step, what string, do func() (bool, error)) (bool, error) {
+	return through(context.Background(), p, call{step, what, nil}, do)
+}
+
+func (p *process) localProbe(step, what string, do func() (pool.Probe, error)) (pool.Probe, error) {
+	return through(context.Background(), p, call{step, what, nil}, do)
+}
+
+// endIfDead ends the goroutine of a process that was killed.
+func (p *process) endIfDead() {
+	if p.dead.Load() {
+		runtime.Goexit()
+	}
 }
 
 // step lets one call go on, or time move. It reports false where no call waits.
@@ -240,6 +264,9 @@ func (g *gate) step() bool {
 
 func (g *gate) deliver(m *message, alone bool) {
 	if alone {
+		if onMachine[m.step] {
+			return // it ended with its process
+		}
 		if g.trouble == 0 || g.rng.IntN(4) > 0 {
 			g.say("%s  %s %s  late copy", m.from.name, m.step, m.what)
 			g.copying = true
@@ -256,6 +283,9 @@ func (g *gate) deliver(m *message, alone bool) {
 	}
 	if g.rng.Float64() < min(0.5, g.trouble*max(1, likelier[m.step])) {
 		f = fate(1 + g.rng.IntN(int(fates)-1))
+		if onMachine[m.step] {
+			f = slow[g.rng.IntN(len(slow))]
+		}
 	}
 	if f != pass {
 		g.faults++
@@ -266,7 +296,7 @@ func (g *gate) deliver(m *message, alone bool) {
 			g.down[!ec2] = g.down[ec2]
 		}
 	}
-	if f == pass && time.Now().Before(g.down[ec2]) {
+	if f == pass && time.Now().Before(g.down[ec2]) && !onMachine[m.step] {
 		f = outage
 	}
 	g.coverage.met(m.step, f)
@@ -297,7 +327,7 @@ func (g *gate) deliver(m *message, alone bool) {
 		m.from.paused = some(45 * time.Second) // beyond the lease, and beyond silence
 		g.requeue(m)
 	case crashBefore:
-		if g.rng.IntN(2) == 0 { // what was on its way may still arrive
+		if g.rng.IntN(2) == 0 && !onMachine[m.step] { // what was on its way may still arrive
 			again := *m
 			again.alone, again.until = true, some(40*time.Second)
 			g.requeue(&again)
@@ -320,6 +350,7 @@ func (g *gate) requeue(m *message) {
 
 // kill ends a process as kill -9 does: what it has under way may still arrive.
 func (g *gate) kill(p *process) {
+	p.left()
 	p.dead.Store(true)
 	p.end()
 	g.mu.Lock()

@@ -22,11 +22,25 @@ type holder struct {
 	confirmed map[string]time.Time     // the same for the last beat that records the filesystem as not clean
 	latest    map[string]int64         // the last generation of a volume that was claimed
 	date      time.Time                // of the last reply
+	blamed    map[string]bool          // volumes that this acquire quarantines
 }
 
 func newHolder() *holder {
 	return &holder{beats: map[string]bool{}, first: map[string]time.Duration{}, renewed: map[string]time.Duration{},
-		confirmed: map[string]time.Time{}, latest: map[string]int64{}}
+		confirmed: map[string]time.Time{}, latest: map[string]int64{}, blamed: map[string]bool{}}
+}
+
+func (h *holder) newAcquire() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.blamed)
+}
+
+// generation is the last of a volume that was claimed.
+func (h *holder) generation(volume string) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.latest[volume]
 }
 
 // letter is a write on its way.
@@ -55,6 +69,11 @@ func (p *process) sending(w lease.Write) letter {
 			p.w.violate("%s sends beat %d of %s a second time", p.name, r.set.beat, token(w.Key.Item, r.seen.generation))
 		}
 		p.held.beats[beat] = true
+	}
+	if x.step == "quarantine" && p.on.agent {
+		if p.held.blamed[w.Key.Item] = true; len(p.held.blamed) > 1 {
+			p.w.violate("%s quarantines two volumes in one acquire", p.name)
+		}
 	}
 	if attempt := attr(w.Set, "attempt"); attempt != "" {
 		if _, again := p.held.first[attempt]; again {

@@ -27,9 +27,9 @@ func (p *process) soon(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(p.ctx, d)
 }
 
-// run is an agent's life: come back to what was held, and then one acquire
+// runBare is an instance's life with the bare lease: come back to what was held, and then one acquire
 // after another.
-func (p *process) run() {
+func (p *process) runBare() {
 	for range 5 { // it may not get through at once
 		if !p.resume() || !p.sleep(time.Second) {
 			break
@@ -306,7 +306,7 @@ func (p *process) prepare(l *lease.Lease, d *disk, blame *bool) bool {
 			p.w.violate("%s formats %s, which has files in it", p.name, d.id)
 		}
 		p.w.count("formatted")
-		d.mkfs, d.made = true, false
+		d.mkfs, d.made, d.uuid = true, false, "uuid"
 		if !p.sleep(time.Duration(p.rng.Int64N(int64(3 * time.Second)))) {
 			return false
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,9 +33,11 @@ type world struct {
 	disks    map[string]*disk
 	order    []*disk
 	machines map[string]*machine
+	folder   string // of the agents' state
 	live     []*process
 	births   int
 	calm     atomic.Bool // no more faults, and everybody gives back
+	quiet    time.Time   // since then
 
 	mu         sync.Mutex
 	violations []string
@@ -76,8 +80,9 @@ type process struct {
 	held   *holder
 	gone   chan struct{} // closed when its main goroutine has ended
 
-	owned     bool   // the last description: nothing may be taken
-	remembers string // the state file: the volume last held
+	owned     map[string]*machine // by the last description: who may not be taken from
+	remembers string              // the volume last held; with the agent, a folder that a dead one left
+	run       string              // the agent's state folder
 	registry  lease.Registry
 
 	looksAfter bool // it lived on when the faults had stopped, and looked for what the dead left
@@ -87,9 +92,9 @@ func (p *process) elapsed() time.Duration {
 	return time.Duration(float64(time.Since(epoch)) * p.rate)
 }
 
-func newWorld(seed uint64, log io.Writer) *world {
+func newWorld(seed uint64, folder string, log io.Writer) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{gate: newGate(rng, log), table: leasetest.NewMemory(), disks: map[string]*disk{}, machines: map[string]*machine{},
+	w := &world{folder: folder, gate: newGate(rng, log), table: leasetest.NewMemory(), disks: map[string]*disk{}, machines: map[string]*machine{},
 		tokens: map[string]string{}, claimers: map[string]*process{}, done: map[string]int{}}
 	registry := lease.Registry{Store: w.table}
 	ctx := context.Background()
@@ -108,15 +113,16 @@ func newWorld(seed uint64, log io.Writer) *world {
 		d.first = stateOf(w.table.Item(lease.Key{Partition: lease.Partition("ci", zone), Item: d.id}))
 	}
 	for range instances {
-		w.boot()
+		w.boot(w.gate.rng.IntN(100) < *agents)
 	}
 	w.operate()
 	return w
 }
 
 // boot starts a new machine and an agent on it.
-func (w *world) boot() {
+func (w *world) boot(agent bool) {
 	m := &machine{id: fmt.Sprintf("i-%017x", len(w.machines)+1), state: lease.OwnerRunning, was: lease.OwnerPending, since: time.Now()}
+	m.agent, m.boot = agent, m.id+" first boot"
 	w.machines[m.id] = m
 	w.start(m, "")
 }
@@ -124,7 +130,7 @@ func (w *world) boot() {
 func (w *world) newProcess(m *machine) *process {
 	w.births++
 	seed := w.gate.rng.Uint64()
-	p := &process{id: w.births, w: w, gate: w.gate, on: m, held: newHolder(), rng: rand.New(rand.NewPCG(seed, 2)), gone: make(chan struct{})}
+	p := &process{id: w.births, w: w, gate: w.gate, on: m, held: newHolder(), owned: map[string]*machine{}, rng: rand.New(rand.NewPCG(seed, 2)), gone: make(chan struct{})}
 	p.rate = 0.95 + 0.1*p.rng.Float64()
 	p.ctx, p.end = context.WithCancel(context.Background())
 	w.live = append(w.live, p)
@@ -134,6 +140,22 @@ func (w *world) newProcess(m *machine) *process {
 func (w *world) start(m *machine, remembers string) {
 	p := w.newProcess(m)
 	p.name, p.remembers = fmt.Sprintf("%s#%d", m.id[len(m.id)-2:], p.id), remembers
+	if m.agent {
+		p.name += "a"
+		p.run = filepath.Join(w.folder, fmt.Sprint(p.id))
+		if remembers != "" {
+			if err := os.Rename(remembers, p.run); err != nil {
+				panic(err)
+			}
+		}
+		p.remembers = ""
+		go func() {
+			defer close(p.gone)
+			defer p.end()
+			p.runAgent()
+		}()
+		return
+	}
 	var err error
 	p.c, err = lease.New(lease.Config{Store: store{p, w}, Pool: "ci", Zone: zone, Owner: m.id, MountPoint: "/mnt/cache",
 		BootID: "boot", Elapsed: p.elapsed, Rand: rand.New(rand.NewPCG(w.gate.rng.Uint64(), 3))})
@@ -143,7 +165,7 @@ func (w *world) start(m *machine, remembers string) {
 	go func() {
 		defer close(p.gone)
 		defer p.end()
-		p.run()
+		p.runBare()
 	}()
 }
 
@@ -155,14 +177,14 @@ func (w *world) operate() {
 	go func() {
 		defer close(p.gone)
 		defer p.end()
-		for !p.w.calm.Load() && p.sleep(time.Duration(p.rng.Int64N(int64(15*time.Second)))) {
+		for !p.w.calm.Load() && p.sleep(time.Duration(p.rng.Int64N(int64(6*time.Second)))) {
 			d := p.w.order[p.rng.IntN(len(p.w.order))]
 			var err error
 			what := "drain"
-			switch p.rng.IntN(16) {
-			case 0, 1, 2:
+			switch p.rng.IntN(18) {
+			case 0, 1, 2, 16:
 				_, err = p.registry.Drain(p.ctx, d.id)
-			case 3, 4:
+			case 3, 4, 17:
 				what = "retire"
 				_, err = p.registry.Retire(p.ctx, d.id)
 			case 5:
@@ -194,7 +216,7 @@ func (w *world) tend() {
 		}
 		w.live = slices.Delete(w.live, i, i+1)
 		i--
-		if p.c == nil {
+		if p.on.id == "operator" {
 			if !w.calm.Load() {
 				w.operate()
 			}
@@ -205,14 +227,15 @@ func (w *world) tend() {
 		case 0: // the instance ends with it
 			w.terminate(m)
 			if !w.calm.Load() {
-				w.boot()
+				w.boot(w.gate.rng.IntN(100) < *agents)
 			}
 		case 1: // a reboot: /run is empty, nothing is mounted
 			for _, d := range w.order {
 				if d.settle(); d.on == m {
-					d.mounted = false
+					d.mounted, d.until, d.user = false, time.Time{}, nil
 				}
 			}
+			m.boot = fmt.Sprint(m.id, " boot ", w.births)
 			w.start(m, "")
 		default:
 			w.start(m, p.remembers)
@@ -223,7 +246,8 @@ func (w *world) tend() {
 			m.was, m.state, m.since = m.state, lease.OwnerTerminated, time.Now()
 			for _, d := range w.order {
 				if d.settle(); d.on == m {
-					d.before, d.on, d.since, d.leaving, d.mounted, d.stuck = m, nil, time.Now(), time.Time{}, false, false
+					d.before, d.on, d.since = m, nil, time.Now()
+					d.gone()
 				}
 			}
 		}
@@ -235,7 +259,7 @@ func (w *world) terminate(m *machine) {
 	m.was, m.state, m.since = m.state, lease.OwnerShuttingDown, time.Now()
 	for _, d := range w.order {
 		if d.settle(); d.on == m {
-			d.mounted = false
+			d.mounted, d.until, d.user = false, time.Time{}, nil
 		}
 	}
 }
@@ -280,12 +304,15 @@ func (w *world) written(p *process, x lease.Write, before, after lease.Item) {
 		if silence := time.Since(was.RenewedAt); alive && silence < 2*was.Lease+2*time.Second {
 			w.violate("%s: %s of %s, whose owner %s had renewed %v before", p.name, step, is.Volume, was.Owner, silence)
 		}
-		if p.owned {
+		if owner != nil && p.owned[is.Volume] == owner {
 			w.violate("%s: %s of %s from %s, which runs and had it attached", p.name, step, is.Volume, was.Owner)
 		}
 	case "release", "quarantine":
 		if owner != nil && d.on == owner && d.mounted {
 			w.violate("%s: %s of %s while %s has it mounted", p.name, step, is.Volume, was.Owner)
+		}
+		if owner != nil && d.on == owner && !d.late {
+			w.violate("%s: %s of %s while %s has it attached", p.name, step, is.Volume, was.Owner)
 		}
 		if was.Draining && is.State == lease.Free {
 			w.violate("%s: %s of %s past draining", p.name, step, is.Volume)
