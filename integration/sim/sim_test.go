@@ -197,11 +197,11 @@ func TestSimulation(t *testing.T) {
 					mu.Lock()
 					if again.sum != out.sum {
 						diverged++
-						t.Errorf("seed %d: two runs differ", out.seed)
+						t.Errorf("SEED=%d AGENTS=%d: two runs differ", out.seed, *agents)
 					}
 					if len(out.violations) > 0 {
 						violated++
-						t.Errorf("seed %d: %v", out.seed, out.violations)
+						t.Errorf("SEED=%d AGENTS=%d: %v", out.seed, *agents, out.violations)
 					}
 					total.add(out)
 					stop := violated >= 20
