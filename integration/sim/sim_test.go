@@ -108,17 +108,18 @@ func (w *world) ended() bool {
 // free once somebody looks after it.
 func (w *world) last() {
 	w.held(func(r lease.Record) {
-		if !w.lookedAfter(r.Owner) {
-			return // nobody else is left: see below
+		// Those who look after others begin to when the faults stop; a volume
+		// that a late attach has on somebody's instance is not theirs to free.
+		d := w.disks[r.Volume]
+		if !w.lookedAfter(r.Owner) || d.on != nil || !d.since.Before(w.quiet) {
+			return // see below
 		}
 		// A claim that was given up and landed after its undoing had ended is
 		// silent by now, and somebody else's to free.
 		if p := w.claimers[r.Attempt]; p == nil || !p.dead.Load() {
 			w.violate("%s is left held by %s, which gave everything back", r.Volume, r.Owner)
 		}
-		// Those who look after others began to when the faults stopped.
-		d, m := w.disks[r.Volume], w.machines[r.Owner]
-		if m.state == lease.OwnerTerminated && d.on == nil && m.since.Before(w.quiet) && d.since.Before(w.quiet) {
+		if m := w.machines[r.Owner]; m.state == lease.OwnerTerminated && m.since.Before(w.quiet) {
 			w.violate("%s is left held by %s, which is terminated, and nobody freed it", r.Volume, r.Owner)
 		}
 	})
