@@ -25,7 +25,7 @@ cross: ## the binaries for all machines, bin/volpool-linux-*
 
 test: tools build ## all tests; as root none is left out
 	go test -race -count=1 -timeout 20m ./...
-	go test -count=1 ./integration/sim # its bubbles are ordered by virtual time, which -race does not see
+	go test -count=1 ./integration/sim ./integration/herd # ordered by virtual time, which -race does not see
 
 demo: TOOLS := util-linux mount e2fsprogs # it needs no more
 demo: tools build ## the whole job before your eyes, without AWS; needs root
@@ -34,6 +34,7 @@ demo: tools build ## the whole job before your eyes, without AWS; needs root
 
 bench: build ## the figures
 	go run ./integration/bench
+	cd integration/herd && go test -count=1 -run Figures
 
 mutants: ## break the protocol in one place at a time, and see that it is noticed
 	go run ./integration/mutants $(if $(ONLY),-only '$(ONLY)')

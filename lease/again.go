@@ -18,12 +18,8 @@ func again[T any](ctx context.Context, c *Claimant, send func() (T, error)) (T, 
 		if err == nil || final(err) || ctx.Err() != nil {
 			return got, err
 		}
-		wait := time.NewTimer(pause/2 + c.about(pause))
-		select {
-		case <-ctx.Done():
-			wait.Stop()
+		if !c.rest(ctx, pause) {
 			return got, err
-		case <-wait.C:
 		}
 	}
 }
@@ -33,7 +29,7 @@ func final(err error) bool {
 	if _, refused := errors.AsType[*ConditionError](err); refused {
 		return true
 	}
-	for _, end := range []error{ErrDenied, ErrNoTable, ErrTableSchema, ErrLost, ErrReleased, ErrFormatted} {
+	for _, end := range []error{ErrDenied, ErrNoTable, ErrTableSchema, ErrLost, ErrReleased, ErrFormatted, errNotTried} {
 		if errors.Is(err, end) {
 			return true
 		}

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 )
 
@@ -91,14 +90,17 @@ func (c *Claimant) Settings() Settings {
 // undone. A process that claimed calls it before it ends.
 func (c *Claimant) Settle() { c.settling.Wait() }
 
+// windowGrowth is how much wider each lost race makes the window.
+const windowGrowth = 16
+
 // maxWindow bounds how many candidates one Query reads: an index entry has
-// some 150 bytes, so that 96 of them cost about four read units.
-const maxWindow = 96
+// some 150 bytes, so that 64 of them cost about three read units.
+const maxWindow = 64
 
 // Claim takes the lowest-ordered free volume that is not in skip. Alone it is
 // always the lowest, for two small requests; after each lost race it chooses at
-// random within a window that grows eightfold, so that a herd spreads out
-// instead of walking the list in step.
+// random within a window that grows, so that a herd spreads out instead of
+// walking the list in step.
 //
 // It ends with [ErrNoFree], [ErrPaused], [ErrNoZone], a [*StoreError], or
 // ctx's. Whatever the error, nothing stays held: a claim whose outcome is not
@@ -108,20 +110,29 @@ func (c *Claimant) Claim(ctx context.Context, skip map[string]bool) (*Lease, err
 	if skip == nil {
 		skip = map[string]bool{}
 	}
-	for window := 1; ; window = min(window*8, maxWindow) {
+	rest := firstRest
+	for window := 1; ; window = min(window*windowGrowth, maxWindow) {
 		free, err := c.candidates(ctx, window, skip)
 		if err != nil {
 			return nil, err
 		}
 		pick := free[c.random(min(window, len(free)))]
 		l, err := c.take(ctx, claim(pick.key(), pick.Generation, c.holder()), pick)
-		if !errors.Is(err, errRaceLost) {
+		switch {
+		case errors.Is(err, errRaceLost):
+			c.lostRaces.Add(1)
+			if odd, ok := errors.AsType[*ItemError](err); ok {
+				c.Log.Warn("left alone", zap.Error(odd))
+				skip[pick.Volume] = true // the index will go on offering it
+			}
+		case errors.Is(err, errNotTried):
+			// By the time that the table listens again the choice would be stale.
+			if !c.rest(ctx, rest) {
+				return nil, err
+			}
+			rest = min(2*rest, maxRest)
+		default:
 			return l, err
-		}
-		c.lostRaces.Add(1)
-		if odd, ok := errors.AsType[*ItemError](err); ok {
-			c.Log.Warn("left alone", zap.Error(odd))
-			skip[pick.Volume] = true // the index will go on offering it
 		}
 	}
 }
@@ -214,17 +225,22 @@ func (c *Claimant) acquaint(ctx context.Context) error {
 // ClaimVolume claims one given volume if it is free: what a holder does that
 // finds itself still attached and its item free.
 func (c *Claimant) ClaimVolume(ctx context.Context, volume string) (*Lease, error) {
-	r, _, err := c.Look(ctx, volume)
-	if err != nil {
-		return nil, err
+	for {
+		r, _, err := c.Look(ctx, volume)
+		if err != nil {
+			return nil, err
+		}
+		if r.State != Free {
+			return nil, &StateError{Op: "claim", Record: r}
+		}
+		if err := c.acquaint(ctx); err != nil {
+			return nil, err
+		}
+		l, err := c.take(ctx, claim(r.key(), r.Generation, c.holder()), r)
+		if !errors.Is(err, errNotTried) || !c.rest(ctx, firstRest) {
+			return l, err
+		}
 	}
-	if r.State != Free {
-		return nil, &StateError{Op: "claim", Record: r}
-	}
-	if err := c.acquaint(ctx); err != nil {
-		return nil, err
-	}
-	return c.take(ctx, claim(r.key(), r.Generation, c.holder()), r)
 }
 
 // TakeOver claims a held lease exactly as it was observed. Whether it may be
@@ -264,113 +280,4 @@ func (c *Claimant) Look(ctx context.Context, volume string) (Record, time.Time, 
 	}
 	r, err := Decode(reply.Item)
 	return r, reply.Time, err
-}
-
-// IsRaceLost tells whether a claim failed because another was faster.
-func IsRaceLost(err error) bool { return errors.Is(err, errRaceLost) }
-
-var errRaceLost = errors.New("another claimant was faster")
-
-func (c *Claimant) holder() holder {
-	return holder{owner: c.Owner, attempt: uuid.NewString(), mountPoint: c.MountPoint, bootID: c.BootID,
-		lease: c.Settings().Lease, now: c.clock.now()}
-}
-
-// take sends a claim until its outcome is known. seen is the record it is
-// conditional on.
-func (c *Claimant) take(ctx context.Context, w Write, seen Record) (*Lease, error) {
-	attempt, g := text(w.Set, aAttempt), seen.Generation
-	start := c.Elapsed() // the lease counts from before the first send
-	unknown := false
-	reply, err := again(ctx, c, func() (Reply, error) {
-		reply, err := c.Store.Write(ctx, w)
-		unknown = unknown || !final(err)
-		return reply, err
-	})
-	if err == nil {
-		c.clock.heard(reply.Time)
-		return c.held(ctx, reply.Item, seen, attempt, start)
-	}
-	failed, refused := errors.AsType[*ConditionError](err)
-	if !refused {
-		if unknown {
-			c.undo(ctx, seen, attempt)
-		}
-		return nil, err
-	}
-	c.clock.heard(failed.Time)
-	now, err := Decode(failed.Item)
-	switch {
-	case err != nil: // deleted, or of a newer schema
-		return nil, fmt.Errorf("%w: %w", errRaceLost, err)
-	case mine(now, g+1, attempt): // an earlier try had landed, and its reply was lost
-		return c.held(ctx, failed.Item, seen, attempt, start)
-	case seen.State == Free && now.State != Held && now.Generation == g:
-		// Refused for its state, at a generation that may come back to free: a
-		// copy of this claim that is still under way could land then.
-		c.undo(ctx, now, attempt)
-	}
-	return nil, fmt.Errorf("claim %s at generation %d: %w", w.Key.Item, g, errRaceLost)
-}
-
-func (c *Claimant) held(ctx context.Context, item Item, seen Record, attempt string, start time.Duration) (*Lease, error) {
-	r, err := Decode(item)
-	if err != nil {
-		// Held by us and yet not readable, so that it was edited by hand:
-		// nobody could take it over. It goes back as it was.
-		c.undo(ctx, seen, attempt)
-		return nil, fmt.Errorf("%w: %w", errRaceLost, err)
-	}
-	return newLease(c, r, start), nil
-}
-
-// undo has a claim undone in the background. A re-adoption is not undone: the
-// volume may be mounted, and is held by this instance whether it landed or not.
-func (c *Claimant) undo(ctx context.Context, seen Record, attempt string) {
-	if seen.State == Held && seen.Owner == c.Owner {
-		return
-	}
-	c.settling.Go(func() { c.abandon(ctx, seen, attempt) })
-}
-
-// abandon undoes a claim of unknown outcome: it releases it, and where that is
-// refused because the claim has not landed, it sees to it that it never can: it
-// burns the generation, or frees what was to be taken over.
-func (c *Claimant) abandon(ctx context.Context, seen Record, attempt string) {
-	// Longer than this it need not try: by then the lease is silent.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*c.Settings().Lease+5*time.Second)
-	defer cancel()
-	key, g := seen.key(), seen.Generation
-	w := release(key, g+1, attempt, false, released{settings: c.Settings(), record: seen})
-	for {
-		_, err := again(ctx, c, func() (Reply, error) { return c.Store.Write(ctx, w) })
-		failed, refused := errors.AsType[*ConditionError](err)
-		if !refused {
-			if err != nil {
-				c.Log.Error("a claim of unknown outcome could not be undone",
-					zap.String("volume", key.Item), zap.Int64("generation", g+1), zap.Error(err))
-			}
-			return
-		}
-		now, err := Decode(failed.Item)
-		switch {
-		case err != nil:
-			return
-		case mine(now, g+1, attempt):
-			w = release(key, g+1, attempt, now.Draining, released{settings: c.Settings(), record: now})
-		case now.State != Held && now.Generation == g:
-			w = burn(key, g)
-		case now.State == Held && now.Generation == g && now.Attempt == seen.Attempt && now.Beat == seen.Beat:
-			// A takeover that may still land. Whoever may take the lease may
-			// free it, on the same condition, and then it cannot.
-			w = freeAbandoned(now, released{settings: c.Settings(), record: now})
-		default:
-			return // undone, or it can never land any more
-		}
-	}
-}
-
-// mine tells whether a record is held at this generation by this attempt.
-func mine(r Record, g int64, attempt string) bool {
-	return r.State == Held && r.Generation == g && r.Attempt == attempt
 }

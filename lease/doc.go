@@ -11,7 +11,8 @@
 //     still free at the generation that was read. The generation grows by one
 //     with every claim and never goes back: it is the fencing token. Who loses
 //     the race reads again and chooses at random in a window that grows, so that
-//     a herd spreads out.
+//     a herd spreads out. Who is throttled reads again, too: the choice would be
+//     stale.
 //  3. Each logical claim carries an attempt, a fresh UUID. A write whose reply
 //     was lost is sent again as it was; where the condition then fails, the item
 //     that comes back says whether the first try had landed.

@@ -336,7 +336,7 @@ func (f Facts) into(set Item) {
 
 // claim takes a free volume that was seen at generation g.
 func claim(key Key, g int64, h holder) Write {
-	return Write{Key: key,
+	return Write{Key: key, Once: true,
 		If:  []Condition{schemaIs(), stateIs(Free), generationIs(g)},
 		Set: h.taken(g + 1), Remove: []string{FreeSlot}}
 }

@@ -276,11 +276,15 @@ func (a *Agent) unmount(patience, ctx context.Context, h *holding, kill bool) er
 var errUsedHere = errors.New("it is mounted or locked on this machine")
 
 // detach has EC2 take the volume from this instance, once nothing here uses it.
-// It is done when EC2 refuses to detach what is not attached, and shows it so,
-// and the kernel shows no device: an answer to Describe alone may be older than
-// the attach.
+// It is done when EC2 shows it so and the kernel saw the device go; or, where no
+// device was to be seen, when EC2 refuses to detach what is not attached: an answer
+// to Describe alone may be older than the attach.
 func (a *Agent) detach(ctx context.Context, volume string) error {
 	asked := false
+	device, err := a.shown(volume)
+	if err != nil {
+		return err
+	}
 	wait := 200 * time.Millisecond
 	for {
 		refused, err := false, error(nil)
@@ -302,7 +306,7 @@ func (a *Agent) detach(ctx context.Context, volume string) error {
 			wait = min(2*wait, 5*time.Second)
 		}
 		switch {
-		case gone && refused:
+		case gone && (refused || device):
 			return nil
 		case gone:
 			asked = false // once more, for the proof
