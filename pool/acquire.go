@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -124,9 +125,10 @@ func (a *Agent) identify(ctx context.Context) *failure {
 
 // claim takes a free volume, or one whose owner is gone; it waits for one as
 // long as --wait says.
-func (a *Agent) claim(ctx context.Context, skip map[string]bool) (*holding, *failure) {
+func (a *Agent) claim(ctx context.Context, failed map[string]bool) (*holding, *failure) {
 	start := a.elapsed()
 	for {
+		skip, leaving := a.notForClaim(failed)
 		a.at(ReasonUnreachable)
 		var h *holding
 		l, err := a.claimant.Claim(ctx, skip)
@@ -140,14 +142,32 @@ func (a *Agent) claim(ctx context.Context, skip map[string]bool) (*holding, *fai
 			a.Log.Info("claimed", zap.String("volume", h.volume), zap.Int64("generation", h.generation))
 			return h, nil
 		}
-		if !errors.Is(err, lease.ErrNoFree) || a.elapsed()-start >= a.opt.Wait {
+		patience := a.opt.Wait
+		if leaving {
+			patience = max(patience, leavingPatience) // one of them is soon free
+		}
+		if !errors.Is(err, lease.ErrNoFree) || a.elapsed()-start >= patience {
 			return nil, a.claimFailure(ctx, err)
 		}
 		a.at(ReasonNoFree)
-		if !pause(ctx, min(2*time.Second, a.opt.Wait)) {
+		if !pause(ctx, min(2*time.Second, patience)) {
 			return nil, a.claimFailure(ctx, err)
 		}
 	}
+}
+
+// notForClaim lists what failed in this acquire, and what is still being given
+// back in the background: one process must not be two holders of a volume.
+// leaving tells that there is such a one that did not fail.
+func (a *Agent) notForClaim(failed map[string]bool) (skip map[string]bool, leaving bool) {
+	skip = maps.Clone(failed)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, volume := range a.ours {
+		leaving = leaving || !failed[volume]
+		skip[volume] = true
+	}
+	return skip, leaving
 }
 
 func (a *Agent) claimFailure(ctx context.Context, err error) *failure {

@@ -24,7 +24,7 @@ import (
 
 var (
 	many   = flag.Int("sim.n", 1000, "how many histories")
-	agents = flag.Int("sim.agents", 0, "how many of a hundred instances run the real agent; the others the bare lease")
+	agents = flag.Int("sim.agents", 50, "how many of a hundred instances run the real agent; the others the bare lease")
 	one    = flag.Uint64("sim.seed", 0, "one history, with its log")
 )
 
