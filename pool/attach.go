@@ -35,6 +35,7 @@ func (a *Agent) attach(ctx context.Context, h *holding) (name string, f *failure
 	volume := h.volume
 	names := deviceNames(volume)
 	leaving := a.elapsed() + leavingPatience
+	throttled := 0
 	for {
 		a.at(ReasonAttachTimeout)
 		err := a.EC2.Attach(ctx, volume, a.id.Instance, names[0])
@@ -61,6 +62,7 @@ func (a *Agent) attach(ctx context.Context, h *holding) (name string, f *failure
 		case errors.Is(err, ErrNoInstance): // it is new, and EC2's replica is older
 		case errors.Is(err, ErrThrottled):
 			a.at(ReasonThrottled)
+			throttled++ // who asks more often only takes from the others
 		case errors.Is(err, ErrUnreachable):
 			h.attached = true // perhaps
 			a.at(ReasonUnreachable)
@@ -76,7 +78,7 @@ func (a *Agent) attach(ctx context.Context, h *holding) (name string, f *failure
 			return "", &failure{reason: ReasonAttachFailed, err: err}
 		}
 		a.Log.Info("attach not accepted yet", zap.String("volume", volume), zap.Error(err))
-		if !pause(ctx, time.Second) {
+		if !pause(ctx, time.Second<<min(throttled, 2)) {
 			late := a.late(context.WithoutCancel(ctx))
 			late.err = err
 			return "", late
