@@ -30,6 +30,8 @@ type holding struct {
 	mounted  bool
 	used     bool // it was mounted in this use
 	found    bool // it was mounted when the agent came
+
+	attachedAt time.Duration // when EC2 had it attached to us; 0 where that is not known
 }
 
 func holdingOf(l *lease.Lease) *holding {

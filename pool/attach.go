@@ -42,6 +42,7 @@ func (a *Agent) attach(ctx context.Context, h *holding) (name string, f *failure
 		switch {
 		case err == nil:
 			h.attached = true
+			h.attachedAt = a.elapsed()
 			return names[0], nil
 		case errors.Is(err, ErrNameInUse) && len(names) > 1:
 			names = names[1:]

@@ -197,7 +197,7 @@ func (a *Agent) giveBack(patience, ctx context.Context, h *holding, kill bool) (
 	if err := a.unmount(patience, ctx, h, kill); err != nil {
 		return Released{}, fmt.Errorf("release %s: %w", h.volume, err)
 	}
-	if err := a.detach(ctx, h.volume); err != nil {
+	if err := a.detach(ctx, h.volume, h.attachedAt > 0 && a.elapsed()-h.attachedAt > stale); err != nil {
 		return Released{}, fmt.Errorf("release %s: %w", h.volume, err)
 	}
 	message := "released"
@@ -275,16 +275,14 @@ func (a *Agent) unmount(patience, ctx context.Context, h *holding, kill bool) er
 // errUsedHere keeps a volume attached that something on this machine has open.
 var errUsedHere = errors.New("it is mounted or locked on this machine")
 
+// stale is how old an answer of EC2's may be: it is consistent within seconds.
+const stale = 5 * time.Minute
+
 // detach has EC2 take the volume from this instance, once nothing here uses it.
-// It is done when EC2 shows it so and the kernel saw the device go; or, where no
-// device was to be seen, when EC2 refuses to detach what is not attached: an answer
-// to Describe alone may be older than the attach.
-func (a *Agent) detach(ctx context.Context, volume string) error {
+// It is done when EC2 shows it so, and refuses to detach what is not attached: an
+// answer to Describe alone may be older than the attach, unless that is long ago.
+func (a *Agent) detach(ctx context.Context, volume string, longAgo bool) error {
 	asked := false
-	device, err := a.shown(volume)
-	if err != nil {
-		return err
-	}
 	wait := 200 * time.Millisecond
 	for {
 		refused, err := false, error(nil)
@@ -306,7 +304,7 @@ func (a *Agent) detach(ctx context.Context, volume string) error {
 			wait = min(2*wait, 5*time.Second)
 		}
 		switch {
-		case gone && (refused || device):
+		case gone && (refused || longAgo):
 			return nil
 		case gone:
 			asked = false // once more, for the proof
@@ -377,7 +375,7 @@ func (a *Agent) giveUp(h *holding, f *failure) {
 		defer cancel()
 		err := a.unmount(ctx, ctx, h, false)
 		if err == nil && h.attached {
-			err = a.detach(ctx, h.volume)
+			err = a.detach(ctx, h.volume, false)
 		}
 		switch {
 		case err != nil:

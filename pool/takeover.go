@@ -98,7 +98,7 @@ func (a *Agent) takeOrFree(ctx context.Context, r lease.Record, attachedHere boo
 	if attachedHere {
 		// Detached first: should the takeover come to nothing, the volume must
 		// not be free and attached.
-		if err := a.detach(ctx, r.Volume); err != nil {
+		if err := a.detach(ctx, r.Volume, false); err != nil {
 			a.Log.Warn("not taken over", zap.String("volume", r.Volume), zap.Error(err))
 			return nil, nil
 		}

@@ -69,7 +69,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.ec2.Close()) }()
-	for _, group := range []func(context.Context) error{b.size, b.acquire, b.race, b.oldWay} {
+	for _, group := range []func(context.Context) error{b.size, b.acquire, b.race, b.oldWay, b.flat} {
 		if err := group(ctx); err != nil {
 			return err
 		}
