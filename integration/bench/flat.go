@@ -66,7 +66,7 @@ func (b *bench) flat(ctx context.Context) error {
 	for _, held := range []bool{false, true} {
 		for _, size := range []int{10, 1000, 100_000} {
 			c := &crowd{name: fmt.Sprintf("p%d-%v", size, held), size: size, held: held}
-			if err := fill(ctx, client, store, c.name, size, held); err != nil {
+			if err := fill(ctx, client, store, c.name, size, held, len(crowds)<<32); err != nil {
 				return err
 			}
 			crowds = append(crowds, c)
@@ -109,8 +109,8 @@ func median[T cmp.Ordered](values []T) T { return slices.Sorted(slices.Values(va
 
 // fill registers so many volumes: the first as the registry does, the others as
 // copies of it, or of what a claim makes of it.
-func fill(ctx context.Context, client *dynamodb.Client, store lease.Store, pool string, size int, held bool) error {
-	const first = "vol-00000000000000000"
+func fill(ctx context.Context, client *dynamodb.Client, store lease.Store, pool string, size int, held bool, firstID int) error {
+	first := fmt.Sprintf("vol-%017x", firstID)
 	for _, s := range []lease.Store{store, leasetest.NewMemory()} {
 		registry := lease.Registry{Store: s}
 		if _, err := registry.Init(ctx, pool, lease.DefaultSettings()); err != nil {
@@ -143,7 +143,7 @@ func fill(ctx context.Context, client *dynamodb.Client, store lease.Store, pool 
 		var batch []types.WriteRequest
 		for i := 1; i < size; i++ {
 			item := maps.Clone(model)
-			volume := fmt.Sprintf("vol-%017x", i)
+			volume := fmt.Sprintf("vol-%017x", firstID+i)
 			item[lease.SortKey] = &types.AttributeValueMemberS{Value: volume}
 			item["order"] = &types.AttributeValueMemberN{Value: strconv.Itoa(i + 1)}
 			if !held {
