@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -228,13 +229,17 @@ func (a *Agent) bring(ctx context.Context, h *holding) *failure {
 		return &failure{reason: ReasonMachine, err: err}
 	}
 	defer arrivals.Close()
+	var attaching *os.File
+	defer func() { attaching.Close() }() // closed before, once the device is locked
 	var attachName string
 	for _, step := range []struct {
 		took *(*float64)
 		do   func() *failure
 	}{
+		{nil, func() (f *failure) { attaching, f = a.lockAttaching(ctx); return }},
 		{&a.seconds.Attach, func() (f *failure) { attachName, f = a.attach(ctx, h); return }},
 		{&a.seconds.Device, func() *failure { return a.device(ctx, h, arrivals, attachName) }},
+		{nil, func() *failure { attaching.Close(); return nil }},
 		{nil, func() *failure { return a.confirm(ctx, h) }},
 		{&a.seconds.Prepare, func() *failure { return a.prepare(ctx, h) }},
 		{&a.seconds.Mount, func() *failure { return a.mount(ctx, h) }},

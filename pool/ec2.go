@@ -84,12 +84,23 @@ func (e *EC2) Detach(ctx context.Context, volume, instance string) error {
 // of them is missing (aws-ebs-csi-driver#2817). What EC2 does not know is not
 // in the answer.
 func (e *EC2) Volumes(ctx context.Context, ids ...string) (map[string]VolumeInfo, error) {
+	return e.volumes(ctx, types.Filter{Name: aws.String("volume-id"), Values: ids})
+}
+
+// VolumesAt describes the volumes of a pool that are attached to an instance, in
+// any stage of it.
+func (e *EC2) VolumesAt(ctx context.Context, instance, pool string) (map[string]VolumeInfo, error) {
+	return e.volumes(ctx, types.Filter{Name: aws.String("attachment.instance-id"), Values: []string{instance}},
+		types.Filter{Name: aws.String("tag:" + PoolTag), Values: []string{pool}})
+}
+
+func (e *EC2) volumes(ctx context.Context, filters ...types.Filter) (map[string]VolumeInfo, error) {
 	found := map[string]VolumeInfo{}
-	in := &ec2.DescribeVolumesInput{Filters: []types.Filter{{Name: aws.String("volume-id"), Values: ids}}}
+	in := &ec2.DescribeVolumesInput{Filters: filters}
 	for {
 		out, err := e.api.DescribeVolumes(ctx, in)
 		if err != nil {
-			return nil, ec2Error("describe volumes", ids[0], err)
+			return nil, ec2Error("describe volumes", filters[0].Values[0], err)
 		}
 		for _, v := range out.Volumes {
 			found[aws.ToString(v.VolumeId)] = volumeInfo(v)

@@ -78,6 +78,7 @@ func (a *Agent) tellResult(ctx context.Context, ended <-chan struct{}) answer {
 // the volume is mounted does not end it: the attachment still fences, and the
 // jobs keep their cache. It is claimed again as soon as the table has it free.
 func (a *Agent) hold(ctx context.Context, h *holding, releases <-chan releaseRequest) error {
+	defer a.startJanitor(ctx, h.volume)()
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {

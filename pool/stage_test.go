@@ -49,6 +49,7 @@ type stage struct {
 	noSuchMe bool          // EC2 does not know the instance
 	badZone  bool          // EC2 says that it is in another zone
 	denied   string        // the operation that IAM denies
+	throttle string        // the operation that EC2 throttles
 	noDevice bool          // an attach brings no device
 	taken    time.Duration // after it EC2 takes an attach back
 	loseNext bool          // the next attach lands, and its reply is lost
@@ -57,12 +58,14 @@ type stage struct {
 	wait     func(volume string) error
 	mount    func(volume string) error
 	check    func(volume string) error
+
+	known map[string]types.InstanceStateName // all other instances are gone
 }
 
 func newStage(t *testing.T) *stage {
 	s := &stage{t: t, table: leasetest.NewMemory(), run: RunDir(t.TempDir()), me: Identity{Instance: me, Zone: "z"}, boot: "boot",
 		volumes: map[string]*types.Volume{}, devices: map[string]bool{}, inUse: map[string]bool{}, mounted: map[string]string{},
-		probes: map[string]Probe{}, stale: map[string]*types.Volume{}}
+		probes: map[string]Probe{}, stale: map[string]*types.Volume{}, known: map[string]types.InstanceStateName{}}
 	s.store, s.reg = s.table, lease.Registry{Store: s.table}
 	if _, err := s.reg.Init(t.Context(), "ci", lease.DefaultSettings()); err != nil {
 		t.Fatal(err)
@@ -274,6 +277,9 @@ func (s *stage) ec2(op, volume string) error {
 	if s.denied == op {
 		return refusal("UnauthorizedOperation")
 	}
+	if s.throttle == op {
+		return refusal("RequestLimitExceeded")
+	}
 	return nil
 }
 
@@ -341,7 +347,17 @@ func (s *stage) DescribeVolumes(_ context.Context, in *ec2.DescribeVolumesInput,
 	if err := s.ec2("describe", in.Filters[0].Values[0]); err != nil {
 		return nil, err
 	}
-	for _, id := range in.Filters[0].Values {
+	ids := in.Filters[0].Values
+	if *in.Filters[0].Name == "attachment.instance-id" {
+		instance := ids[0]
+		ids = nil
+		for _, v := range []string{v1, v2, v3} {
+			if a := s.volumes[v].Attachments; len(a) > 0 && *a[0].InstanceId == instance {
+				ids = append(ids, v)
+			}
+		}
+	}
+	for _, id := range ids {
 		if old := s.stale[id]; old != nil {
 			delete(s.stale, id)
 			out.Volumes = append(out.Volumes, *old)
@@ -354,8 +370,20 @@ func (s *stage) DescribeVolumes(_ context.Context, in *ec2.DescribeVolumesInput,
 	return out, nil
 }
 
-func (s *stage) DescribeInstances(context.Context, *ec2.DescribeInstancesInput, ...func(*ec2.Options)) (*ec2.DescribeInstancesOutput, error) {
-	return &ec2.DescribeInstancesOutput{}, nil // whoever it is, it is gone
+func (s *stage) DescribeInstances(_ context.Context, in *ec2.DescribeInstancesInput, _ ...func(*ec2.Options)) (*ec2.DescribeInstancesOutput, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &ec2.DescribeInstancesOutput{}
+	if err := s.ec2("owner", in.Filters[0].Values[0]); err != nil {
+		return nil, err
+	}
+	for _, id := range in.Filters[0].Values {
+		if state := s.known[id]; state != "" {
+			out.Reservations = append(out.Reservations, types.Reservation{Instances: []types.Instance{
+				{InstanceId: &id, State: &types.InstanceState{Name: state}}}})
+		}
+	}
+	return out, nil
 }
 func (s *stage) CreateTags(context.Context, *ec2.CreateTagsInput, ...func(*ec2.Options)) (*ec2.CreateTagsOutput, error) {
 	return nil, nil

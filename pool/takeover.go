@@ -65,22 +65,21 @@ func (a *Agent) takeOver(ctx context.Context, skip map[string]bool) (*holding, e
 		if len(held) == 0 {
 			return nil, none
 		}
-		verdicts, owners, attachedHere, err := a.judge(ctx, held)
+		judged, err := a.judge(ctx, held)
 		if err != nil {
 			a.Log.Warn("EC2 could not say whose owners are gone", zap.Error(err))
 			return nil, none
 		}
 		detaching := false
 		for _, r := range held {
-			verdict := verdicts[r.Volume]
-			detaching = detaching || verdict == lease.WaitForDetach
-			if verdict != lease.TakeNow && (verdict != lease.TakeWhenSilent || !r.SilentAt(now)) {
+			detaching = detaching || judged.verdicts[r.Volume] == lease.WaitForDetach
+			if !judged.mayTake(r, now) {
 				continue
 			}
-			if owners[r.Owner] == lease.OwnerRunning && !a.stillSilent(ctx, r) {
+			if judged.owners[r.Owner] == lease.OwnerRunning && !a.stillSilent(ctx, r) {
 				continue
 			}
-			l, err := a.takeOrFree(ctx, r, attachedHere[r.Volume])
+			l, err := a.takeOrFree(ctx, r, judged.here[r.Volume])
 			if err != nil && !lease.IsRaceLost(err) {
 				return nil, err
 			}
@@ -116,33 +115,53 @@ func (a *Agent) takeOrFree(ctx context.Context, r lease.Record, attachedHere boo
 
 // stillSilent waits for one more of the owner's heartbeats, for it runs.
 func (a *Agent) stillSilent(ctx context.Context, r lease.Record) bool {
-	if !pause(ctx, r.Lease/4) {
-		return false
-	}
-	again, _, err := a.claimant.Look(ctx, r.Volume)
-	return err == nil && again.State == lease.Held && again.Attempt == r.Attempt && again.Beat == r.Beat
+	return pause(ctx, untilNextBeat(r)) && a.unchanged(ctx, r)
+}
+
+// untilNextBeat is a time in which a holder that lives renews once.
+func untilNextBeat(r lease.Record) time.Duration { return r.Lease / 4 }
+
+// unchanged tells whether a held record is still as it was observed.
+func (a *Agent) unchanged(ctx context.Context, r lease.Record) bool {
+	now, _, err := a.claimant.Look(ctx, r.Volume)
+	return err == nil && now.State == lease.Held && now.Attempt == r.Attempt && now.Beat == r.Beat
+}
+
+// judgement is what EC2 says of held leases, by volume and by owner.
+type judgement struct {
+	verdicts map[string]lease.Verdict
+	owners   map[string]lease.OwnerState
+	here     map[string]bool // the volume is attached to this instance
+}
+
+// mayTake tells whether a lease may be taken or freed, as it was at a time of
+// DynamoDB's.
+func (j judgement) mayTake(r lease.Record, now time.Time) bool {
+	verdict := j.verdicts[r.Volume]
+	return verdict == lease.TakeNow || verdict == lease.TakeWhenSilent && r.SilentAt(now)
 }
 
 // judge asks EC2 of all owners and all volumes at once.
-func (a *Agent) judge(ctx context.Context, held []lease.Record) (verdicts map[string]lease.Verdict, owners map[string]lease.OwnerState, attachedHere map[string]bool, err error) {
+func (a *Agent) judge(ctx context.Context, held []lease.Record) (judgement, error) {
 	ids, volumes := map[string]bool{}, map[string]bool{}
 	for _, r := range held {
 		ids[r.Owner], volumes[r.Volume] = true, true
 	}
-	if owners, err = a.EC2.Owners(ctx, slices.Collect(maps.Keys(ids))...); err != nil {
-		return nil, nil, nil, err
+	owners, err := a.EC2.Owners(ctx, slices.Collect(maps.Keys(ids))...)
+	if err != nil {
+		return judgement{}, err
 	}
 	infos, err := a.EC2.Volumes(ctx, slices.Collect(maps.Keys(volumes))...)
 	if err != nil {
-		return nil, nil, nil, err
+		return judgement{}, err
 	}
-	verdicts, attachedHere = map[string]lease.Verdict{}, map[string]bool{}
+	j := judgement{map[string]lease.Verdict{}, owners, map[string]bool{}}
 	for _, r := range held {
 		info, known := infos[r.Volume]
 		state := volumeState(info, known, r.Owner, a.id.Instance)
-		verdicts[r.Volume], attachedHere[r.Volume] = lease.Judge(owners[r.Owner], state), state == lease.VolumeMine
+		j.verdicts[r.Volume], j.here[r.Volume] = lease.Judge(owners[r.Owner], state), state == lease.VolumeMine
 	}
-	return verdicts, owners, attachedHere, nil
+	return j, nil
 }
 
 // volumeState is where EC2 shows a volume, seen from a taker.
