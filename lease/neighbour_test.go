@@ -9,6 +9,8 @@ import (
 
 	"github.com/volpool/volpool/lease"
 	"github.com/volpool/volpool/lease/leasetest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // walk collects the volumes that come after the i-th, until stop says so.
@@ -39,6 +41,8 @@ func TestNeighbours(t *testing.T) {
 	for _, many := range []int{1, 2, 4, 5, 6, 23} {
 		inWorld(t, many, func(w *world) {
 			c := w.claimant("i-me")
+			core, warnings := observer.New(zap.WarnLevel)
+			c.Log = zap.New(core)
 			for _, from := range []int{0, many / 2, many - 1} {
 				var want []int
 				for k := 1; k < many; k++ {
@@ -47,6 +51,9 @@ func TestNeighbours(t *testing.T) {
 				if got := w.walk(c, from, never); !slices.Equal(got, ids(want...)) {
 					w.Errorf("of %d, after %d: %v", many, from, got)
 				}
+			}
+			if warnings.Len() > 0 {
+				w.Errorf("%v", warnings.All())
 			}
 		})
 	}

@@ -161,10 +161,7 @@ func (j *janitor) free(ctx context.Context, silent []lease.Record, now time.Time
 	if len(running) == 0 || !pause(ctx, wait) {
 		return nil
 	}
-	for _, r := range running {
-		if !j.unchanged(ctx, r) {
-			continue
-		}
+	for _, r := range running { // a beat since then, and the write is refused
 		if err := j.freeOne(ctx, r, judged.here[r.Volume]); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -263,6 +264,9 @@ func TestJanitorEndsAtOnce(t *testing.T) {
 				set(s, faulty)
 				rounds()
 				began := time.Now()
+				if asked := x.ask(request{Op: "release"}); asked.Release == nil {
+					t.Errorf("%+v", asked)
+				}
 				x.stop()
 				if time.Since(began) > time.Second {
 					t.Errorf("the agent ended after %v", time.Since(began))
@@ -379,7 +383,26 @@ func TestJanitorReadsTheItemLast(t *testing.T) {
 		x.stop()
 		shown, read, gone := slices.Index(s.calls, "describe "+me), slices.Index(s.calls, "read "+v3), slices.Index(s.calls, "detach "+v3)
 		if shown < 0 || read < shown || gone < read {
-			t.Errorf("asked %d, read %d, detached %d of %s", shown, read, gone, strings.Join(s.calls, ", "))
+			t.Fatalf("asked %d, read %d, detached %d of %s", shown, read, gone, strings.Join(s.calls, ", "))
+		}
+		if slices.Contains(s.calls[shown:gone], "read "+v1) {
+			t.Error("one's own is looked at, too")
+		}
+	})
+}
+
+// What is used is not waited for: the lock would keep others from attaching.
+func TestJanitorDoesNotWaitForUsers(t *testing.T) {
+	bubble(t, func(t *testing.T, s *stage) {
+		a := s.agent(point)
+		if f := a.identify(t.Context()); f != nil {
+			t.Fatal(f)
+		}
+		s.attach(v2, me, types.VolumeAttachmentStateAttached)
+		s.set(func() { s.inUse[v2] = true })
+		began := time.Now()
+		if gone, err := a.janitor(v1).detachUnused(t.Context(), v2); gone || !errors.Is(err, errUsedHere) || time.Since(began) > 0 {
+			t.Errorf("detached %v, %v, after %v", gone, err, time.Since(began))
 		}
 	})
 }

@@ -147,11 +147,11 @@ func (a *Agent) judge(ctx context.Context, held []lease.Record) (judgement, erro
 	for _, r := range held {
 		ids[r.Owner], volumes[r.Volume] = true, true
 	}
-	owners, err := a.EC2.Owners(ctx, slices.Collect(maps.Keys(ids))...)
+	owners, err := a.EC2.Owners(ctx, slices.Sorted(maps.Keys(ids))...)
 	if err != nil {
 		return judgement{}, err
 	}
-	infos, err := a.EC2.Volumes(ctx, slices.Collect(maps.Keys(volumes))...)
+	infos, err := a.EC2.Volumes(ctx, slices.Sorted(maps.Keys(volumes))...)
 	if err != nil {
 		return judgement{}, err
 	}

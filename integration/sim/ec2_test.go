@@ -63,6 +63,13 @@ func tails(ids []string) string {
 
 func (e ec2Side) DescribeVolumes(ctx context.Context, in *ec2.DescribeVolumesInput, _ ...func(*ec2.Options)) (*ec2.DescribeVolumesOutput, error) {
 	ids := asked(in.Filters)
+	at := ""
+	if *in.Filters[0].Name == "attachment.instance-id" {
+		at, ids = ids[0], nil
+		for _, d := range e.p.w.order {
+			ids = append(ids, d.id)
+		}
+	}
 	out, err := through(ctx, e.p, call{"describe volumes", tails(ids), nil}, func() (*ec2.DescribeVolumesOutput, error) {
 		out := &ec2.DescribeVolumesOutput{}
 		if e.p.gate.copying {
@@ -70,6 +77,9 @@ func (e ec2Side) DescribeVolumes(ctx context.Context, in *ec2.DescribeVolumesInp
 		}
 		for _, id := range ids {
 			on, leaving := e.p.see(e.p.w.disks[id])
+			if at != "" && (on == nil || on.id != at) {
+				continue
+			}
 			v := types.Volume{VolumeId: &id, State: types.VolumeStateAvailable, AvailabilityZone: aws.String(zone), Size: aws.Int32(1)}
 			if on != nil {
 				state := types.VolumeAttachmentStateAttached
