@@ -267,7 +267,9 @@ func TestJanitorEndsAtOnce(t *testing.T) {
 				if asked := x.ask(request{Op: "release"}); asked.Release == nil {
 					t.Errorf("%+v", asked)
 				}
-				x.stop()
+				if err := <-x.ended; err != nil {
+					t.Error(err)
+				}
 				if time.Since(began) > time.Second {
 					t.Errorf("the agent ended after %v", time.Since(began))
 				}
