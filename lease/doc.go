@@ -37,6 +37,9 @@
 //     then changes nothing.
 //  10. A claim of unknown outcome that is given up is released; where it has not
 //     landed, its generation is burned, so that it never can.
+//  11. Every holder looks, from time to time, after what comes after its own
+//     volume, up to the first lease that is alive, and frees what [Judge] lets be
+//     taken: on the condition of the takeover. Together they go once round the zone.
 //
 // # What it rests on
 //
