@@ -14,7 +14,6 @@
 package dynamolocal
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,15 +21,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/volpool/volpool/integration/child"
 	"go.uber.org/zap"
 )
 
@@ -53,9 +50,9 @@ type Config struct {
 type Server struct {
 	endpoint string
 	client   *dynamodb.Client
-	process  *os.Process   // nil where the endpoint is somebody else's
-	ended    chan struct{} // closed when the process is gone
-	output   *tail
+	process  *os.Process     // nil where the endpoint is somebody else's
+	ended    <-chan struct{} // closed when the process is gone
+	output   *child.Tail
 }
 
 // Start returns when the server has answered its first call. It may take
@@ -128,7 +125,7 @@ func launch(ctx context.Context, java, jars string) (*Server, error) {
 	}
 	defer os.RemoveAll(temp)
 	s := newServer("http://127.0.0.1:" + strconv.Itoa(port))
-	s.output = &tail{limit: 4 << 10}
+	s.output = &child.Tail{Limit: 4 << 10}
 	cmd := exec.Command(java,
 		"-XX:+UseSerialGC", "-XX:-UsePerfData", // UsePerfData leaves a file in /tmp
 		"-Djava.library.path="+jars, "-Djava.io.tmpdir="+temp, "-cp", filepath.Join(jars, "*"),
@@ -136,38 +133,15 @@ func launch(ctx context.Context, java, jars string) (*Server, error) {
 		"-inMemory", "-sharedDb", "-disableTelemetry", "-port", strconv.Itoa(port))
 	cmd.Dir = jars
 	cmd.Stdout, cmd.Stderr = s.output, s.output
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true, // Ctrl-C is for us: we still need the server to clear up
-		Pdeathsig: syscall.SIGKILL,
-	}
-	if err := s.start(cmd); err != nil {
+	if s.ended, err = child.Start(cmd); err != nil {
 		return nil, fmt.Errorf("run java: %w", err)
 	}
+	s.process = cmd.Process
 	if err := s.await(ctx); err != nil {
 		s.Stop()
 		return nil, err
 	}
 	return s, nil
-}
-
-// start runs the command from a thread that lives as long as it does: the
-// kernel sends the Pdeathsig when the *thread* that forked ends
-// (https://github.com/golang/go/issues/27505).
-func (s *Server) start(cmd *exec.Cmd) error {
-	s.ended = make(chan struct{})
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // killed, or its output tells why
-			close(s.ended)
-		}
-	}()
-	err := <-started
-	s.process = cmd.Process
-	return err
 }
 
 // await calls the server until it answers.
@@ -199,25 +173,4 @@ func freePort() (int, error) {
 		return 0, fmt.Errorf("find free port: %w", err)
 	}
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu    sync.Mutex
-	limit int
-	text  []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.text = append(t.text, p...)
-	t.text = t.text[max(0, len(t.text)-t.limit):]
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(bytes.TrimSpace(t.text))
 }
