@@ -11,10 +11,10 @@ TOOLS := gcc libc6-dev procps util-linux mount e2fsprogs xfsprogs btrfs-progs do
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.0
 DEPGUARD := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.2.1
 
-.PHONY: help build cross test demo bench sim mutants lint tools clean
+.PHONY: help build cross test test-vm demo bench sim mutants lint tools clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 build: ## the binary for this machine, bin/volpool
 	$(GOBUILD) -o bin/volpool ./cmd/volpool
@@ -26,6 +26,11 @@ cross: ## the binaries for all machines, bin/volpool-linux-*
 test: tools build ## all tests; as root none is left out
 	go test -race -count=1 -timeout 20m ./...
 	go test -count=1 ./integration/sim ./integration/herd # ordered by virtual time, which -race does not see
+	@$(MAKE) --no-print-directory test-vm
+
+test-vm: TOOLS := qemu-system-x86 busybox-static e2fsprogs util-linux libc-bin
+test-vm: tools ## the whole job in virtual machines with real NVMe drives
+	go test -count=1 -timeout 5m ./integration/vm -vm
 
 demo: TOOLS := util-linux mount e2fsprogs # it needs no more
 demo: tools build ## the whole job before your eyes, without AWS; needs root
