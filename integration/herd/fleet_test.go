@@ -258,4 +258,3 @@ func (blank) Format(context.Context, string, string, bool) error     { return ni
 func (blank) Check(context.Context, string) (bool, error)            { return false, nil }
 func (blank) Mount(context.Context, string, pool.MountOptions) error { return nil }
 func (blank) Close() error                                           { return nil }
-

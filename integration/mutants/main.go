@@ -1,6 +1,6 @@
 // Command mutants breaks the source in one place at a time, and runs what is to
-// notice: the conformance suite of the stores, and the simulation. It exits with
-// 1 where neither does.
+// notice: the conformance suite of the stores, the simulation, and where those do
+// not the tests of package pool. It exits with 1 where nobody notices.
 //
 // The source stays as it is: the compiler is given the broken file in its place.
 package main
@@ -35,6 +35,7 @@ var checks = []struct {
 }{
 	{"conformance", []string{"./lease/leasetest"}},
 	{"simulation", []string{"./integration/sim", "-run", "Simulation", "-sim.n", "1500"}},
+	{"tests of package pool", []string{"./pool"}}, // two mount points on one instance: the simulation has one
 }
 
 func main() {

@@ -154,6 +154,9 @@ func (w *world) ownerState(id string) lease.OwnerState {
 	case m == nil:
 		return lease.OwnerGone
 	case m.state != lease.OwnerTerminated && w.past("describe instances", m.since):
+		if m.was == lease.OwnerPending {
+			return lease.OwnerGone // it is new, and this replica has not heard of it
+		}
 		return m.was
 	}
 	return m.state

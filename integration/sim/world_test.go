@@ -300,7 +300,7 @@ func (w *world) written(p *process, x lease.Write, before, after lease.Item) {
 	d.settle()
 	switch step {
 	case "take over", "free abandoned":
-		alive := owner != nil && (owner.state == lease.OwnerRunning)
+		alive := owner != nil && owner.state != lease.OwnerTerminated
 		if silence := time.Since(was.RenewedAt); alive && silence < 2*was.Lease+2*time.Second {
 			w.violate("%s: %s of %s, whose owner %s had renewed %v before", p.name, step, is.Volume, was.Owner, silence)
 		}
