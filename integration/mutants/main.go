@@ -1,6 +1,6 @@
 // Command mutants breaks the source in one place at a time, and runs what is to
 // notice: the conformance suite of the stores, the simulation, and where those do
-// not the tests of package pool. It exits with 1 where nobody notices.
+// not the tests of packages lease and pool. It exits with 1 where nobody notices.
 //
 // The source stays as it is: the compiler is given the broken file in its place.
 package main
@@ -35,7 +35,7 @@ var checks = []struct {
 }{
 	{"conformance", []string{"./lease/leasetest"}},
 	{"simulation", []string{"./integration/sim", "-run", "Simulation", "-sim.n", "1500"}},
-	{"tests of package pool", []string{"./pool"}}, // two mount points on one instance: the simulation has one
+	{"tests of the packages", []string{"./lease", "./pool"}}, // two mount points on one instance: the simulation has one
 }
 
 func main() {
@@ -159,7 +159,7 @@ func why(out string) string {
 }
 
 func test(ctx context.Context, args []string, overlay string) (string, error) {
-	all := []string{"test", "-count=1", "-timeout", "10m"}
+	all := []string{"test", "-count=1", "-timeout", "90s"}
 	if overlay != "" {
 		all = append(all, "-overlay", overlay)
 	}
