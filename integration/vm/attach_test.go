@@ -3,6 +3,7 @@ package vm_test
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/volpool/volpool/integration/ec2sim"
 	"github.com/volpool/volpool/integration/ec2sim/cloud"
@@ -18,7 +19,7 @@ func waysToNotice(w *world) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		way.Volume, way.Limit = v.ID, limit
+		way.Volume, way.Limit = v.ID, 30*time.Second
 		if err := m.Watch(way); err != nil {
 			w.Fatal(err)
 		}
@@ -37,7 +38,7 @@ func waysToNotice(w *world) {
 		if seen.Path != "/dev/"+name || heard == way.NoEvents {
 			w.Errorf("%+v: it is %s, and was found as %+v", way, name, seen)
 		}
-		w.awaitVolume(v.ID, func(v ec2sim.Volume) bool { return len(v.Attachments) == 1 && v.Attachments[0].State == cloud.Attached })
+		w.awaitVolume(v.ID, attachment(cloud.Attached))
 		if _, err := w.ec2.Cloud.DetachVolume(v.ID, m.ID, "", false); err != nil {
 			w.Fatal(err)
 		}
@@ -52,7 +53,7 @@ func noDevice(w *world) {
 	m := w.boot(1)[0]
 	fault := w.ec2.Inject(ec2sim.Fault{Kind: cloud.NoDevice, Volume: w.volumes[0]})
 	defer fault.Clear()
-	a, err := m.acquire(w.pool, "--attach-timeout", "5s")
+	a, err := m.acquire(w.pool, "--attach-timeout", "8s")
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -60,8 +61,8 @@ func noDevice(w *world) {
 		w.Errorf("%d attaches without a device, and then %s", fault.Hits(), a.text)
 	}
 	w.holds(m, a, "cold", 1)
-	if a.Seconds.Total < 5 || a.Seconds.Total > 30 {
-		w.Errorf("it took %.1f s, of which 5 were for the first volume", a.Seconds.Total)
+	if a.Seconds.Total < 8 || a.Seconds.Total > 30 {
+		w.Errorf("it took %.1f s, of which 8 were for the first volume", a.Seconds.Total)
 	}
 	w.awaitRecord(w.volumes[0], "quarantined")
 	w.awaitVolume(w.volumes[0], available)
@@ -105,4 +106,26 @@ func deviceFirst(w *world) {
 		w.Fatal(err)
 	}
 	w.inOrder(w.volumes[0])
+}
+
+// busyDetach has somebody detach a volume that is mounted: EC2 waits for the
+// guest to let go of it, and so does the machine.
+func busyDetach(w *world) {
+	w.fill(1)
+	m := w.boot(1)[0]
+	a, err := m.acquire(w.pool)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.awaitVolume(a.Volume, attachment(cloud.Attached))
+	if _, err := w.ec2.Cloud.DetachVolume(a.Volume, m.ID, "", false); err != nil {
+		w.Fatal(err)
+	}
+	w.awaitVolume(a.Volume, attachment(cloud.Busy))
+	w.write(m)
+	w.reads(m, m.ID)
+	if err := m.release(); err != nil {
+		w.Fatal(err)
+	}
+	w.inOrder(a.Volume)
 }

@@ -31,6 +31,7 @@ done
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
+echo 7 >/proc/sys/kernel/printk # from now on all that the kernel has to say is worth its time on the console
 echo "calling the host at $guest_host"
 /usr/local/bin/init "$guest_host"
 poweroff -f

@@ -1,6 +1,8 @@
 package vm_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -59,6 +61,7 @@ func openStage(t *testing.T) *stage {
 		if err := s.ec2.Close(); err != nil {
 			t.Error(err)
 		}
+		nothingLeft(t, filepath.Dir(s.backend.Image("")))
 	})
 	t.Logf("ready to boot after %.1f s", time.Since(began).Seconds())
 	return s
@@ -94,4 +97,21 @@ func (s *stage) boot(t *testing.T, n int) []*machine {
 	all := append(s.idle, missing...)
 	s.idle = all[n:]
 	return all[:n]
+}
+
+// nothingLeft looks for the folder, and for processes that were told of it.
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: %s, %v", dir, err)
+	}
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, path := range paths { // what goes away while we look is not left
+		if words, err := os.ReadFile(path); err == nil && bytes.Contains(words, []byte(dir)) {
+			t.Errorf("left behind: %s %q", path, words)
+		}
+	}
 }

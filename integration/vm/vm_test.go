@@ -41,6 +41,7 @@ func TestVM(t *testing.T) {
 		{"ways to notice a device", waysToNotice},
 		{"no device shows", noDevice},
 		{"device before the reply", deviceFirst},
+		{"detached while mounted", busyDetach},
 		{"power cut", powerCut},
 	} {
 		t.Run(scenario.name, func(t *testing.T) { scenario.play(s.newWorld(t)) })

@@ -13,6 +13,7 @@ import (
 
 	"github.com/volpool/volpool/integration/dynamolocal"
 	"github.com/volpool/volpool/integration/ec2sim"
+	"github.com/volpool/volpool/integration/ec2sim/cloud"
 )
 
 // world is a test's own: its pool, its volumes, and the machines it was given.
@@ -149,7 +150,11 @@ func (w *world) awaitVolume(volume string, so func(ec2sim.Volume) bool) {
 	}
 }
 
-func available(v ec2sim.Volume) bool { return v.State == "available" }
+func available(v ec2sim.Volume) bool { return v.State == cloud.Available }
+
+func attachment(state string) func(ec2sim.Volume) bool {
+	return func(v ec2sim.Volume) bool { return len(v.Attachments) == 1 && v.Attachments[0].State == state }
+}
 
 // inOrder checks the filesystem on a volume that nobody has, to the last block.
 func (w *world) inOrder(volume string) {
