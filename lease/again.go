@@ -9,7 +9,7 @@ import (
 // again repeats a request of unknown outcome, as it was, until ctx ends.
 func again[T any](ctx context.Context, c *Claimant, send func() (T, error)) (T, error) {
 	var before error
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for wait := firstRest; ; wait = min(2*wait, maxRest) {
 		got, err := send()
 		if err != nil && ctx.Err() != nil && before != nil && !final(err) {
 			return got, before // that the time is up says less than why it took so long
@@ -18,9 +18,21 @@ func again[T any](ctx context.Context, c *Claimant, send func() (T, error)) (T, 
 		if err == nil || final(err) || ctx.Err() != nil {
 			return got, err
 		}
-		if !c.rest(ctx, pause) {
+		if !c.rest(ctx, wait) {
 			return got, err
 		}
+	}
+}
+
+// pause waits; false where ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 

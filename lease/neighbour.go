@@ -63,14 +63,8 @@ func (c *Claimant) Neighbours(ctx context.Context, volume string, look func(r Re
 			after, round = volumePrefix, true // beyond the zone's settings
 			continue
 		}
-		if limit == neighboursMost {
-			rest := time.NewTimer(fullPageRest)
-			select {
-			case <-ctx.Done():
-				rest.Stop()
-				return context.Cause(ctx)
-			case <-rest.C:
-			}
+		if limit == neighboursMost && !pause(ctx, fullPageRest) {
+			return context.Cause(ctx)
 		}
 		limit = min(4*limit, neighboursMost)
 	}

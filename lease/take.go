@@ -18,7 +18,7 @@ var (
 	errNotTried = errors.New("the table had no capacity for the claim")
 )
 
-// How long a throttled claimant keeps away: twice as long each time.
+// How long one keeps away after a failed request: twice as long each time.
 const (
 	firstRest = 100 * time.Millisecond
 	maxRest   = 2 * time.Second
@@ -26,14 +26,7 @@ const (
 
 // rest waits for about d; false where ctx ended first.
 func (c *Claimant) rest(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d/2 + c.about(d))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+	return pause(ctx, d/2+c.about(d))
 }
 
 func (c *Claimant) holder() holder {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/volpool/volpool/lease"
@@ -115,14 +114,22 @@ func (a *Agent) identify(ctx context.Context) *failure {
 	if err := a.Credentials(ctx); err != nil {
 		return &failure{reason: ReasonNoCredentials, err: err}
 	}
+	if err := a.become(id); err != nil {
+		return &failure{reason: ReasonMachine, err: err}
+	}
+	return nil
+}
+
+// become makes the agent claim as this instance.
+func (a *Agent) become(id Identity) error {
 	c, err := lease.New(lease.Config{Store: a.Store, Pool: a.opt.Pool, Zone: id.Zone, Owner: id.Instance,
 		MountPoint: a.opt.MountPoint, BootID: a.BootID, Elapsed: a.Elapsed, Rand: a.Rand, Log: a.Log})
 	if err != nil {
-		return &failure{reason: ReasonMachine, err: err}
+		return err
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.id, a.claimant = id, c
-	a.mu.Unlock()
 	return nil
 }
 
@@ -209,12 +216,7 @@ func (a *Agent) claimFailure(ctx context.Context, err error) *failure {
 // use brings a claimed volume to the mount point. Where it fails, it gives the
 // volume back in the background: what the failure is to blame on decides how.
 func (a *Agent) use(ctx context.Context, h *holding) *failure {
-	a.know(func() {
-		a.held = h
-		if !slices.Contains(a.ours, h.volume) {
-			a.ours = append(a.ours, h.volume)
-		}
-	})
+	a.begin(h)
 	f := a.bring(ctx, h)
 	if f != nil {
 		a.Log.Warn("giving the volume up", zap.String("volume", h.volume), zap.String("reason", string(f.reason)), zap.Error(f.err))

@@ -148,37 +148,43 @@ func (a *Agent) inherit(previous *State) {
 }
 
 // know changes what the agent knows, and writes it down for whoever comes after
-// it.
+// it. The state file goes with the last thing that it would tell.
 func (a *Agent) know(change func()) {
 	a.saving.Lock()
 	defer a.saving.Unlock()
 	a.mu.Lock()
 	change()
+	nothing := a.over && len(a.ours) == 0
 	a.mu.Unlock()
-	if err := a.Parts.Run.save(a.state()); err != nil {
+	var err error
+	if nothing {
+		err = a.Parts.Run.forget(a.opt.MountPoint)
+	} else {
+		err = a.Parts.Run.save(a.state())
+	}
+	if err != nil {
 		a.Log.Error("write the state file", zap.Error(err))
 	}
 }
 
-// gaveBack notes that nothing of a volume is ours any more. The state goes with
-// the last thing that it would tell.
+// begin notes a volume as the one that is held, or brought to the mount point.
+func (a *Agent) begin(h *holding) {
+	a.know(func() {
+		a.held = h
+		if !slices.Contains(a.ours, h.volume) {
+			a.ours = append(a.ours, h.volume)
+		}
+	})
+}
+
+// gaveBack notes that nothing of a volume is ours any more.
 func (a *Agent) gaveBack(volume string) {
-	a.saving.Lock()
-	defer a.saving.Unlock()
-	a.mu.Lock()
-	if a.held != nil && a.held.volume == volume {
-		a.held = nil
-	}
-	a.ours = slices.DeleteFunc(a.ours, func(v string) bool { return v == volume })
-	done := a.over && len(a.ours) == 0
-	a.mu.Unlock()
-	write := func() error { return a.Parts.Run.save(a.state()) }
-	if done {
-		write = func() error { return a.Parts.Run.forget(a.opt.MountPoint) }
-	}
-	if err := write(); err != nil {
-		a.Log.Error("write the state file", zap.Error(err))
-	}
+	a.know(func() {
+		if a.held != nil && a.held.volume == volume {
+			a.held = nil
+		}
+		a.ours = slices.DeleteFunc(a.ours, func(v string) bool { return v == volume })
+	})
 }
 
 func (a *Agent) state() State {
@@ -248,6 +254,15 @@ func (d *decision) result() Result {
 // acquire works until there is a result, by the deadline at the latest. What it
 // returns is held; what may not be interrupted goes on in the background.
 func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
+	h := a.decide(ctx, previous)
+	if h == nil {
+		a.fallBack()
+	}
+	return h
+}
+
+// decide has the worker and the deadline race for the result.
+func (a *Agent) decide(ctx context.Context, previous *State) *holding {
 	// The caller's own deadline is the flag's: the result is to be with it by
 	// then.
 	margin := min(time.Second, a.opt.Timeout/10)
@@ -268,12 +283,8 @@ func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 		}
 		worked <- nil
 	})
-	var h *holding
 	select {
-	case h = <-worked:
-		if h == nil {
-			a.fallBack()
-		}
+	case h := <-worked:
 		return h
 	case <-deadline.Done():
 	}
@@ -281,10 +292,7 @@ func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 	// who is mounting gets what is left of the time.
 	for range 2 {
 		select {
-		case h = <-worked:
-			if h == nil {
-				a.fallBack()
-			}
+		case h := <-worked:
 			return h
 		case <-time.After(margin / 2):
 		}
@@ -293,14 +301,10 @@ func (a *Agent) acquire(ctx context.Context, previous *State) *holding {
 		}
 	}
 	if !a.decided.make(a.fallbackOf(a.late(ctx))) {
-		h = <-worked
-	} else {
-		a.Log.Warn("falling back at the deadline", zap.String("reason", string(*a.decided.result().Reason)))
+		return <-worked
 	}
-	if h == nil {
-		a.fallBack()
-	}
-	return h
+	a.Log.Warn("falling back at the deadline", zap.String("reason", string(*a.decided.result().Reason)))
+	return nil
 }
 
 // late is the failure of a worker that has not ended by the deadline.

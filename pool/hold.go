@@ -134,11 +134,6 @@ func (a *Agent) tend(ctx context.Context, h *holding) (gone bool) {
 	if h.lease != nil {
 		return false
 	}
-	if a.claimant == nil {
-		if f := a.identify(ctx); f != nil {
-			return false
-		}
-	}
 	if err := a.regain(ctx, h); err == nil {
 		a.Log.Info("claimed again", zap.String("volume", h.volume), zap.Int64("generation", h.generation))
 	}
@@ -228,11 +223,6 @@ func (a *Agent) reclaim(ctx context.Context, h *holding) error {
 	if h.lease != nil {
 		return nil
 	}
-	if a.claimant == nil {
-		if f := a.identify(ctx); f != nil {
-			return f
-		}
-	}
 	got, err := a.readopt(ctx, h.volume, false)
 	if got == nil {
 		return err
@@ -288,7 +278,11 @@ func (a *Agent) detach(ctx context.Context, volume string, longAgo bool) error {
 	for {
 		refused, err := false, error(nil)
 		if !asked {
-			if err = a.unused(volume); err == nil {
+			var attached []AttachedVolume
+			if attached, err = a.Disks.Attached(); err == nil {
+				err = unused(attached, volume)
+			}
+			if err == nil {
 				err = a.EC2.Detach(ctx, volume, a.id.Instance)
 				asked = err == nil
 				if errors.Is(err, ErrNotFound) || errors.Is(err, ErrIncorrectState) || errors.Is(err, ErrNoInstance) {
@@ -327,14 +321,13 @@ func (a *Agent) detach(ctx context.Context, volume string, longAgo bool) error {
 
 // unused is the kernel's word that nothing here has the volume mounted, locked
 // or open for itself.
-func (a *Agent) unused(volume string) error {
-	attached, err := a.Disks.Attached()
+func unused(attached []AttachedVolume, volume string) error {
 	for _, d := range attached {
 		if d.Volume == volume && d.InUse {
 			return fmt.Errorf("detach %s: %w", volume, errUsedHere)
 		}
 	}
-	return err
+	return nil
 }
 
 // shown tells whether the kernel shows the volume.
@@ -426,7 +419,6 @@ func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 	}
 	a.opt.Pool, a.over = left.Pool, true
 	a.inherit(left)
-	a.id = Identity{Instance: left.Instance, Zone: left.Zone}
 	there, isMounted, err := a.Disks.MountedAt(a.opt.MountPoint)
 	if err != nil {
 		return Released{}, err
@@ -440,9 +432,7 @@ func (a *Agent) ReleaseLeft(ctx context.Context, kill bool) (Released, error) {
 	if len(a.ours) == 0 {
 		return nothing, a.Parts.Run.forget(a.opt.MountPoint)
 	}
-	a.claimant, err = lease.New(lease.Config{Store: a.Store, Pool: left.Pool, Zone: left.Zone, Owner: left.Instance,
-		MountPoint: a.opt.MountPoint, BootID: a.BootID, Elapsed: a.Elapsed, Rand: a.Rand, Log: a.Log})
-	if err != nil {
+	if err := a.become(Identity{Instance: left.Instance, Zone: left.Zone}); err != nil {
 		return Released{}, fmt.Errorf("read state: %w", err)
 	}
 	defer a.waitSettled()

@@ -25,24 +25,7 @@ var errInstanceBusy = errors.New("another agent of this instance is attaching or
 // lockInstance takes the lock if it is to be had now; how is LOCK_SH or LOCK_EX.
 func (d RunDir) lockInstance(how int) (*os.File, error) {
 	path := filepath.Join(string(d), instanceLock)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err == nil {
-		return f, nil
-	}
-	f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("lock %s: %w", path, errInstanceBusy)
-	}
-	return nil, fmt.Errorf("lock %s: %w", path, err)
+	return lockFile(path, how, fmt.Errorf("lock %s: %w", path, errInstanceBusy))
 }
 
 // lockAttaching waits, within the acquire's deadline, until no janitor of this

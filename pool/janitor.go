@@ -171,7 +171,14 @@ func (j *janitor) free(ctx context.Context, silent []lease.Record, now time.Time
 
 func (j *janitor) freeOne(ctx context.Context, r lease.Record, attachedHere bool) error {
 	if attachedHere { // detached first: a volume must not be free and attached
-		if gone, err := j.detachIf(ctx, r.Volume, func() bool { return j.unchanged(ctx, r) }); !gone {
+		gone := false
+		err := j.alone(ctx, func(ctx context.Context) (err error) {
+			if j.unchanged(ctx, r) {
+				gone, err = j.detachUnused(ctx, r.Volume)
+			}
+			return err
+		})
+		if !gone {
 			return err
 		}
 	}
@@ -183,23 +190,20 @@ func (j *janitor) freeOne(ctx context.Context, r lease.Record, attachedHere bool
 	return err
 }
 
-// detachIf detaches a volume from this instance under the instance's lock, if
-// may still says so then, and nothing here uses it.
-func (j *janitor) detachIf(ctx context.Context, volume string, may func() bool) (gone bool, err error) {
+// alone does something under the instance's lock. Where that is not to be had,
+// nothing is done: the next round comes soon.
+func (j *janitor) alone(ctx context.Context, do func(context.Context) error) error {
 	lock, err := j.Parts.Run.lockInstance(unix.LOCK_EX)
 	if errors.Is(err, errInstanceBusy) {
-		return false, nil // the next round comes soon
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer lock.Close()
 	ctx, cancel := context.WithTimeout(ctx, strayTime)
 	defer cancel()
-	if !may() {
-		return false, nil
-	}
-	return j.detachUnused(ctx, volume)
+	return do(ctx)
 }
 
 // strays detaches what is attached here and is not this instance's by its item:
@@ -216,36 +220,26 @@ func (j *janitor) strays(ctx context.Context) error {
 	if len(unused) == 0 && !inAnyCase {
 		return nil
 	}
-	lock, err := j.Parts.Run.lockInstance(unix.LOCK_EX)
-	if errors.Is(err, errInstanceBusy) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	ctx, cancel := context.WithTimeout(ctx, strayTime)
-	defer cancel()
-	// The items are read after EC2's answer, and under the lock. A volume that
-	// an agent of this instance got since the answer names it by then.
-	attached, err := j.EC2.VolumesAt(ctx, j.id.Instance, j.opt.Pool)
-	if err != nil {
-		return err
-	}
-	if inAnyCase {
-		j.strayAt = j.rounds + strayRounds
-	}
-	for _, volume := range unused {
-		_, ours := attached[volume]
-		j.foreign[volume] = !ours
-	}
-	var problems []error
-	for _, volume := range slices.Sorted(maps.Keys(attached)) {
-		if err := j.stray(ctx, volume); err != nil {
-			problems = append(problems, err)
+	return j.alone(ctx, func(ctx context.Context) error {
+		// The items are read after EC2's answer, and under the lock. A volume
+		// that an agent of this instance got since the answer names it by then.
+		attached, err := j.EC2.VolumesAt(ctx, j.id.Instance, j.opt.Pool)
+		if err != nil {
+			return err
 		}
-	}
-	return errors.Join(problems...)
+		if inAnyCase {
+			j.strayAt = j.rounds + strayRounds
+		}
+		for _, volume := range unused {
+			_, ours := attached[volume]
+			j.foreign[volume] = !ours
+		}
+		var problems []error
+		for _, volume := range slices.Sorted(maps.Keys(attached)) {
+			problems = append(problems, j.stray(ctx, volume))
+		}
+		return errors.Join(problems...)
+	})
 }
 
 // unusedHere lists the disks of the kernel's that nothing has open, apart from
@@ -294,10 +288,8 @@ func (j *janitor) detachUnused(ctx context.Context, volume string) (gone bool, e
 	if err == nil && len(shown) == 0 {
 		err = errNoProof
 	}
-	for _, d := range shown {
-		if d.Volume == volume && d.InUse {
-			err = errUsedHere
-		}
+	if err == nil {
+		err = unused(shown, volume)
 	}
 	if err != nil {
 		return false, fmt.Errorf("%s is left attached: %w", volume, err)

@@ -205,16 +205,28 @@ var ErrAgentLives = errors.New("an agent lives for this mount point")
 // lock is held by the living agent of a mount point; the kernel lets it go with
 // the process, however that ends.
 func (d RunDir) lock(point string) (*os.File, error) {
-	f, err := os.OpenFile(d.path(point, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	return lockFile(d.path(point, ".lock"), unix.LOCK_EX, fmt.Errorf("%s: %w", point, ErrAgentLives))
+}
+
+// lockFile takes a lock if it is to be had now, and answers busy if not; how is
+// LOCK_SH or LOCK_EX.
+func lockFile(path string, how int, busy error) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", point, ErrAgentLives)
+	for {
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
 		}
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	return f, nil
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, busy
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
 }

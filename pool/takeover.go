@@ -276,6 +276,11 @@ func (a *Agent) settleRest(volumes []string) {
 // readopt claims a volume of our own again, or, where it is mounted here, one
 // that is free; nil where neither is so.
 func (a *Agent) readopt(ctx context.Context, volume string, mounted bool) (*holding, error) {
+	if a.claimant == nil { // the agent came when it could not learn who the instance is
+		if f := a.identify(ctx); f != nil {
+			return nil, f
+		}
+	}
 	var r lease.Record
 	var l *lease.Lease
 	for {
@@ -348,12 +353,7 @@ func (a *Agent) carryOn(ctx context.Context, there Mounted) (*holding, *failure)
 		}
 		return nil, &failure{reason: ReasonTimeout, err: errors.New("ready after the deadline")}
 	}
-	a.know(func() {
-		a.held = h
-		if !slices.Contains(a.ours, h.volume) {
-			a.ours = append(a.ours, h.volume)
-		}
-	})
+	a.begin(h)
 	if a.claimant != nil {
 		a.settleRest(rest)
 	}
