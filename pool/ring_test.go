@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/volpool/volpool/integration/figure"
 	"github.com/volpool/volpool/lease"
 	"github.com/volpool/volpool/lease/leasetest"
 )
@@ -234,13 +235,11 @@ func (w *ring) cost(f func()) (units, calls float64) {
 }
 
 func (w *ring) figure(n int, name string, value float64, unit string, limit float64) {
-	verdict := "ok"
 	if value > limit {
-		verdict = "MISSED"
 		w.Errorf("%s of %d agents: %.3g %s, more than %.3g", name, n, value, unit, limit)
 	}
 	if testing.Verbose() {
-		fmt.Printf("figure janitor.%d.%s %.4g %s limit <= %.4g %s\n", n, name, value, unit, limit, verdict)
+		figure.AtMost(fmt.Sprintf("janitor.%d.%s", n, name), value, unit, limit)
 	}
 }
 

@@ -9,11 +9,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
-	"github.com/volpool/volpool/integration/dynamolocal"
 	"github.com/volpool/volpool/lease"
 	"github.com/volpool/volpool/lease/leasetest"
 )
@@ -49,8 +46,7 @@ func (m *metered) List(ctx context.Context, in lease.List) (lease.Page, error) {
 // flat compares claims among few volumes and among many, nearly all of them free
 // or nearly all of them held.
 func (b *bench) flat(ctx context.Context) error {
-	client := dynamodb.New(dynamodb.Options{Region: dynamolocal.Region, BaseEndpoint: aws.String(b.dynamo.Endpoint()),
-		Credentials: credentials.NewStaticCredentialsProvider(dynamolocal.AccessKey, dynamolocal.SecretKey, "")})
+	client := dynamoDB(b.dynamo.Endpoint())
 	if err := lease.CreateTable(ctx, client, "flat"); err != nil {
 		return err
 	}
@@ -110,57 +106,67 @@ func median[T cmp.Ordered](values []T) T { return slices.Sorted(slices.Values(va
 // fill registers so many volumes: the first as the registry does, the others as
 // copies of it, or of what a claim makes of it.
 func fill(ctx context.Context, client *dynamodb.Client, store lease.Store, pool string, size int, held bool, firstID int) error {
-	first := fmt.Sprintf("vol-%017x", firstID)
-	for _, s := range []lease.Store{store, leasetest.NewMemory()} {
-		registry := lease.Registry{Store: s}
-		if _, err := registry.Init(ctx, pool, lease.DefaultSettings()); err != nil {
-			return err
+	first := lease.Volume{ID: fmt.Sprintf("vol-%017x", firstID), SizeGiB: 1, Created: time.UnixMilli(1)}
+	if held { // the free one is the last, behind all others
+		first.Created = time.UnixMilli(int64(size))
+	}
+	if err := register(ctx, store, pool, first); err != nil {
+		return err
+	}
+	model, err := modelOf(ctx, pool, first, held)
+	if err != nil {
+		return err
+	}
+	var batch []types.WriteRequest
+	for i := 1; i < size; i++ {
+		item := maps.Clone(model)
+		volume := fmt.Sprintf("vol-%017x", firstID+i)
+		item[lease.SortKey] = &types.AttributeValueMemberS{Value: volume}
+		item["order"] = &types.AttributeValueMemberN{Value: strconv.Itoa(i + 1)}
+		if !held {
+			item[lease.FreeSlot] = &types.AttributeValueMemberS{Value: fmt.Sprintf("%015d#%s", i+1, volume)}
 		}
-		// Of those that are held the free one is the last, behind all others.
-		order := int64(1)
-		if held {
-			order = int64(size)
-		}
-		if _, err := registry.Add(ctx, pool, zone, lease.Volume{ID: first, SizeGiB: 1, Created: time.UnixMilli(order)}); err != nil {
-			return err
-		}
-		memory, isMemory := s.(*leasetest.Memory)
-		if !isMemory {
-			continue
-		}
-		if held {
-			c, err := lease.New(lease.Config{Store: s, Pool: pool, Zone: zone, Owner: "i-other"})
+		batch = append(batch, types.WriteRequest{PutRequest: &types.PutRequest{Item: item}})
+		if len(batch) == 25 || i == size-1 {
+			out, err := client.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: map[string][]types.WriteRequest{"flat": batch}})
 			if err != nil {
 				return err
 			}
-			l, err := c.Claim(ctx, nil)
-			if err != nil {
-				return err
+			if left := len(out.UnprocessedItems); left > 0 {
+				return fmt.Errorf("%d items were not written", left)
 			}
-			l.Abandon()
-		}
-		model := memory.Item(lease.Key{Partition: lease.Partition(pool, zone), Item: first})
-		var batch []types.WriteRequest
-		for i := 1; i < size; i++ {
-			item := maps.Clone(model)
-			volume := fmt.Sprintf("vol-%017x", firstID+i)
-			item[lease.SortKey] = &types.AttributeValueMemberS{Value: volume}
-			item["order"] = &types.AttributeValueMemberN{Value: strconv.Itoa(i + 1)}
-			if !held {
-				item[lease.FreeSlot] = &types.AttributeValueMemberS{Value: fmt.Sprintf("%015d#%s", i+1, volume)}
-			}
-			batch = append(batch, types.WriteRequest{PutRequest: &types.PutRequest{Item: item}})
-			if len(batch) == 25 || i == size-1 {
-				out, err := client.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: map[string][]types.WriteRequest{"flat": batch}})
-				if err != nil {
-					return err
-				}
-				if left := len(out.UnprocessedItems); left > 0 {
-					return fmt.Errorf("%d items were not written", left)
-				}
-				batch = nil
-			}
+			batch = nil
 		}
 	}
 	return nil
+}
+
+// register makes a pool with one volume.
+func register(ctx context.Context, s lease.Store, pool string, v lease.Volume) error {
+	registry := lease.Registry{Store: s}
+	if _, err := registry.Init(ctx, pool, lease.DefaultSettings()); err != nil {
+		return err
+	}
+	_, err := registry.Add(ctx, pool, zone, v)
+	return err
+}
+
+// modelOf is the item of a volume, free or held.
+func modelOf(ctx context.Context, pool string, v lease.Volume, held bool) (lease.Item, error) {
+	memory := leasetest.NewMemory()
+	if err := register(ctx, memory, pool, v); err != nil {
+		return nil, err
+	}
+	if held {
+		c, err := lease.New(lease.Config{Store: memory, Pool: pool, Zone: zone, Owner: "i-other"})
+		if err != nil {
+			return nil, err
+		}
+		l, err := c.Claim(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		l.Abandon()
+	}
+	return memory.Item(lease.Key{Partition: lease.Partition(pool, zone), Item: v.ID}), nil
 }

@@ -1,8 +1,4 @@
-// Command bench prints the project's figures, each on a line of its own:
-//
-//	figure NAME VALUE UNIT limit OP N ok|MISSED
-//
-// It exits with 1 where one is missed. It needs root, for loop devices.
+// Command bench prints the project's figures (see package figure). It exits with 1 where one is missed. It needs root, for loop devices.
 package main
 
 import (
@@ -13,9 +9,12 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/volpool/volpool/integration/dynamolocal"
 	"github.com/volpool/volpool/integration/ec2sim"
 	"github.com/volpool/volpool/integration/ec2sim/loopdev"
+	"github.com/volpool/volpool/integration/figure"
 )
 
 const (
@@ -80,23 +79,16 @@ func run(ctx context.Context) (err error) {
 	return nil
 }
 
-// figure prints a value that nothing is asked of.
-func (b *bench) figure(name string, value float64, unit string) {
-	fmt.Printf("figure %s %.4g %s\n", name, value, unit)
-}
-
 func (b *bench) atMost(name string, value float64, unit string, limit float64) {
-	b.judge(name, value, unit, "<=", limit, value <= limit)
+	b.missed = !figure.AtMost(name, value, unit, limit) || b.missed
 }
 
 func (b *bench) atLeast(name string, value float64, unit string, limit float64) {
-	b.judge(name, value, unit, ">=", limit, value >= limit)
+	b.missed = !figure.AtLeast(name, value, unit, limit) || b.missed
 }
 
-func (b *bench) judge(name string, value float64, unit, op string, limit float64, ok bool) {
-	word := "ok"
-	if !ok {
-		word, b.missed = "MISSED", true
-	}
-	fmt.Printf("figure %s %.4g %s limit %s %.4g %s\n", name, value, unit, op, limit, word)
+// dynamoDB is the SDK's client of a DynamoDB Local, or of what stands before it.
+func dynamoDB(endpoint string) *dynamodb.Client {
+	return dynamodb.New(dynamodb.Options{Region: dynamolocal.Region, BaseEndpoint: &endpoint,
+		Credentials: credentials.NewStaticCredentialsProvider(dynamolocal.AccessKey, dynamolocal.SecretKey, "")})
 }

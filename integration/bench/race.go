@@ -12,13 +12,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go"
-	"github.com/volpool/volpool/integration/dynamolocal"
 	"github.com/volpool/volpool/integration/ec2sim"
 	"github.com/volpool/volpool/integration/ec2sim/cloud"
+	"github.com/volpool/volpool/integration/figure"
 	"github.com/volpool/volpool/lease"
 )
 
@@ -34,8 +33,7 @@ func (b *bench) race(ctx context.Context) error {
 	p := newProxy(b.dynamo.Endpoint())
 	server := httptest.NewServer(p)
 	defer server.Close()
-	client := dynamodb.New(dynamodb.Options{Region: dynamolocal.Region, BaseEndpoint: &server.URL,
-		Credentials: credentials.NewStaticCredentialsProvider(dynamolocal.AccessKey, dynamolocal.SecretKey, "")})
+	client := dynamoDB(server.URL)
 	if err := lease.CreateTable(ctx, client, "race"); err != nil {
 		return err
 	}
@@ -156,7 +154,7 @@ func (b *bench) oldWay(ctx context.Context) error {
 		}
 		worst = min(worst, len(distinct))
 	}
-	b.figure("race20.oldway.distinct", float64(worst), "volumes")
+	figure.Tell("race20.oldway.distinct", float64(worst), "volumes")
 	return nil
 }
 

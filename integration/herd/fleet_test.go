@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go"
+	"github.com/volpool/volpool/integration/figure"
 	"github.com/volpool/volpool/lease"
 	"github.com/volpool/volpool/pool"
 )
@@ -81,8 +82,8 @@ func TestFiguresFleet1000(t *testing.T) {
 				leaked++
 			}
 		}
-		f.told("fleet1000.served", float64(len(served)), "instances")
-		f.told("fleet1000.throttled", float64(api.throttled), "calls")
+		figure.Tell("fleet1000.served", float64(len(served)), "instances")
+		figure.Tell("fleet1000.throttled", float64(api.throttled), "calls")
 		f.atMost("fleet1000.late", late, "s", 60)
 		f.atMost("fleet1000.quarantined", float64(quarantined), "volumes", 0)
 		f.atMost("fleet1000.leaked", float64(leaked), "volumes", 0)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/volpool/volpool/integration/figure"
 	"github.com/volpool/volpool/lease"
 	"github.com/volpool/volpool/lease/leasetest"
 )
@@ -187,31 +188,21 @@ func (h *herd) dense() float64 {
 	return h.perWinner(float64(low))
 }
 
-// figures prints and judges.
+// figures fails the test where one is beyond its limit.
 type figures struct{ t *testing.T }
-
-func (f figures) told(name string, value float64, unit string) {
-	fmt.Printf("figure %s %.4g %s\n", name, value, unit)
-}
-
-func (f figures) judge(name string, value float64, unit, op string, limit float64, ok bool) {
-	f.t.Helper()
-	word := "ok"
-	if !ok {
-		word = "MISSED"
-		f.t.Errorf("%s is %.4g %s, want %s %.4g", name, value, unit, op, limit)
-	}
-	fmt.Printf("figure %s %.4g %s limit %s %.4g %s\n", name, value, unit, op, limit, word)
-}
 
 func (f figures) atMost(name string, value float64, unit string, limit float64) {
 	f.t.Helper()
-	f.judge(name, value, unit, "<=", limit, value <= limit)
+	if !figure.AtMost(name, value, unit, limit) {
+		f.t.Errorf("%s is %.4g %s, want <= %.4g", name, value, unit, limit)
+	}
 }
 
 func (f figures) atLeast(name string, value float64, unit string, limit float64) {
 	f.t.Helper()
-	f.judge(name, value, unit, ">=", limit, value >= limit)
+	if !figure.AtLeast(name, value, unit, limit) {
+		f.t.Errorf("%s is %.4g %s, want >= %.4g", name, value, unit, limit)
+	}
 }
 
 // TestFiguresHerd1000: a thousand instances boot within a second.
@@ -228,18 +219,18 @@ func TestFiguresHerd1000(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// All 250 times slower, so that they do not wait for the partition's
 		// limits: it would take a minute to compute.
-		f, h := figures{t}, newHerd(t, 1000, 2000, 250*time.Second)
+		h := newHerd(t, 1000, 2000, 250*time.Second)
 		h.store.Latency(1250*time.Millisecond, 0.5, rand.New(rand.NewPCG(3, 4)))
 		h.run(walk)
-		f.told("herd1000.walk.writes", h.written(), "writes")
+		figure.Tell("herd1000.walk.writes", h.written(), "writes")
 	})
 	synctest.Test(t, func(t *testing.T) {
 		f, h := figures{t}, newHerd(t, 1000, 2000, 10*time.Millisecond)
 		h.run(claim(t))
 		f.atMost("herd1000.burst.writes", h.written(), "writes", 5)
-		f.told("herd1000.burst.read_units", h.perWinner(h.reads), "units")
-		f.told("herd1000.burst.seconds", h.last.Seconds(), "s")
-		f.told("herd1000.burst.dense", h.dense(), "of 1")
+		figure.Tell("herd1000.burst.read_units", h.perWinner(h.reads), "units")
+		figure.Tell("herd1000.burst.seconds", h.last.Seconds(), "s")
+		figure.Tell("herd1000.burst.dense", h.dense(), "of 1")
 	})
 }
 
@@ -292,6 +283,6 @@ func TestFiguresHerd100(t *testing.T) {
 		})
 		f.atMost("herd100.writes", h.written(), "writes", 4)
 		f.atMost("herd100.writes.max", float64(slices.Max(h.writes)), "writes", 10)
-		f.told("herd100.seconds", h.last.Seconds(), "s")
+		figure.Tell("herd100.seconds", h.last.Seconds(), "s")
 	})
 }

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/volpool/volpool/integration/figure"
 )
 
 // mutant is one change to one file.
@@ -83,21 +85,12 @@ func run(ctx context.Context, only string) error {
 		fmt.Printf("%-50s %s  (%v)\n", m.name, by, took.Round(time.Second))
 	}
 	if only == "" {
-		judge("sim.mutants.caught", caught, ">=", 25, caught >= 25)
+		figure.AtLeast("sim.mutants.caught", float64(caught), "mutants", 25)
 	}
-	judge("sim.mutants.missed", missed, "<=", 0, missed == 0)
-	if missed > 0 {
+	if !figure.AtMost("sim.mutants.missed", float64(missed), "mutants", 0) {
 		return errors.New("a mutant was missed")
 	}
 	return nil
-}
-
-func judge(name string, value int, op string, limit int, ok bool) {
-	word := "ok"
-	if !ok {
-		word = "MISSED"
-	}
-	fmt.Printf("figure %s %d mutants limit %s %d %s\n", name, value, op, limit, word)
 }
 
 // hunt tells which check noticed a mutant; "" for none.

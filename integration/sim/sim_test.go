@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/volpool/volpool/integration/figure"
 	"github.com/volpool/volpool/lease"
 	"golang.org/x/sys/unix"
 )
@@ -218,19 +219,12 @@ func TestSimulation(t *testing.T) {
 	total.print()
 	fmt.Printf("%.1f instances, %.0f calls and %.1f faults a history, %.0f histories in %v\n", float64(total.machines)/n,
 		float64(total.calls)/n, float64(total.faults)/n, n, time.Since(began).Round(time.Second))
-	figure := func(name string, value int, unit string) {
-		word := "ok"
-		if value > 0 {
-			word = "MISSED"
-		}
-		fmt.Printf("figure %s %d %s limit <= 0 %s\n", name, value, unit, word)
-	}
-	fmt.Printf("figure sim.histories %.0f histories\n", n)
-	figure("sim.violations", violated, "histories")
-	figure("sim.diverged", diverged, "histories")
-	fmt.Printf("figure sim.undecided %d volumes\n", total.undecided)
+	figure.Tell("sim.histories", n, "histories")
+	figure.AtMost("sim.violations", float64(violated), "histories", 0) // each has failed the test already
+	figure.AtMost("sim.diverged", float64(diverged), "histories", 0)
+	figure.Tell("sim.undecided", float64(total.undecided), "volumes")
 	least, pair := total.coverage.least()
-	fmt.Printf("figure sim.coverage.min %d times %s\n", least, pair)
+	figure.Tell("sim.coverage.min", float64(least), "times "+pair)
 	if n >= 20_000 && least < 100 {
 		t.Errorf("%s met %d times only", pair, least)
 	}
